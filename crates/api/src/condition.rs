@@ -1,0 +1,12 @@
+//! Names of conditions and of their reasons. A reason is also a metric's label.
+
+/// The one-word answer, as kstatus, Argo CD, Flux and `helm --wait` read it.
+pub const READY: &str = "Ready";
+/// Understood as a whole.
+pub const ACCEPTED: &str = "Accepted";
+/// Every node with a member has this generation in its kernel.
+pub const PROGRAMMED: &str = "Programmed";
+/// Some peers match nothing (S20).
+pub const STALE_RULES: &str = "StaleRules";
+/// Not over a limit (S24).
+pub const WITHIN_QUOTA: &str = "WithinQuota";

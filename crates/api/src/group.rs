@@ -1,0 +1,205 @@
+//! SecurityGroup: rules that say who may talk to the group's members, and to whom they may talk.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::stored::{Stored, present};
+
+/// A security group: stateful rules that only allow. Its members (see Attachment) accept and open exactly what some rule of some
+/// of their groups allows; replies always pass.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "securitygroups.dev",
+    version = "v1alpha1",
+    kind = "SecurityGroup",
+    plural = "securitygroups",
+    shortname = "sg",
+    category = "sg-all",
+    namespaced,
+    status = "SecurityGroupStatus",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecurityGroupSpec {
+    /// What the group is for. At most 255 characters.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// What may come in. Left out or empty: nothing (S4).
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Vec<Stored<IngressRule>>>,
+    /// What may go out. Left out: everything; `[]`: nothing (S5).
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Vec<Stored<EgressRule>>>,
+    /// What becomes of a connection that is open when its rule goes (S34). Left out: Preserve.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub connections: Option<Connections>,
+    /// How a denied packet is answered (S32). Left out: Drop.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub on_deny: Option<OnDeny>,
+}
+
+/// Both directions' rules have the same fields but for the name of the list of peers.
+macro_rules! rule {
+    ($(#[$doc:meta])* $name:ident, $(#[$peers_doc:meta])* $peers:ident) => {
+        $(#[$doc])*
+        #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        pub struct $name {
+            /// What the rule is for. At most 255 characters.
+            #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            pub description: Option<String>,
+            /// A named kind of traffic (SSH, HTTP, PostgreSQL, AllICMP, AllTraffic, …) in place of protocol and port (S15).
+            #[serde(default, rename = "type", deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            pub preset: Option<String>,
+            /// TCP, UDP, SCTP, ICMP, ICMPv6, All, or an IANA protocol number 0 to 255 (S11).
+            #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            pub protocol: Option<ProtocolField>,
+            /// Destination port, 1 to 65535; the first one where `endPort` is given. Left out: every port (S12).
+            #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            pub port: Option<i32>,
+            /// Last port of the range, inclusive, not below `port`.
+            #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            pub end_port: Option<i32>,
+            /// ICMP or ICMPv6 type, 0 to 255. Left out: every type (S13).
+            #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            pub icmp_type: Option<i32>,
+            /// ICMP or ICMPv6 code, 0 to 255; needs `icmpType`. Left out: every code.
+            #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            pub icmp_code: Option<i32>,
+            $(#[$peers_doc])*
+            pub $peers: Vec<Peer>,
+        }
+    };
+}
+
+rule!(
+    /// Traffic that may come in.
+    IngressRule,
+    /// Who may send it: 1 to 200 peers.
+    from
+);
+rule!(
+    /// Traffic that may go out.
+    EgressRule,
+    /// Who may receive it: 1 to 200 peers.
+    to
+);
+
+/// The far end of a rule: exactly one of `cidr`, `securityGroup`, `prefixList` and `self`.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Peer {
+    /// What this entry is for. At most 255 characters.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// An address or a network (`10.0.0.0/16`, `2001:db8::/32`, `203.0.113.7`); host bits are cleared (S16).
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub cidr: Option<String>,
+    /// The members of another group, by their own addresses (S17).
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub security_group: Option<ObjectPeer>,
+    /// The entries of a prefix list (S21). Not supported yet.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub prefix_list: Option<ObjectPeer>,
+    /// This group's own members (S18); only `true`.
+    #[serde(default, rename = "self", deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub self_: Option<bool>,
+}
+
+/// Another object, by name.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ObjectPeer {
+    /// Its name.
+    pub name: String,
+    /// Its namespace. Left out: the namespace of the group that holds the rule (S19).
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// A protocol as written: a name, or an IANA number.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(untagged)]
+pub enum ProtocolField {
+    /// 0 to 255.
+    Number(i32),
+    /// TCP, UDP, SCTP, ICMP, ICMPv6 or All, exactly so written.
+    Name(String),
+}
+
+/// What becomes of a connection that no rule allows any more (S34).
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Connections {
+    /// It goes on until it ends or idles out, as in AWS.
+    #[default]
+    Preserve,
+    /// It is cut. Not supported yet.
+    Revoke,
+}
+
+/// How a denied packet is answered (S32).
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OnDeny {
+    /// Not at all: the sender waits until its own time-out.
+    #[default]
+    Drop,
+    /// A TCP reset, or ICMP "administratively prohibited". Only when all groups of the endpoint say so.
+    Reject,
+}
+
+/// What is in force of a SecurityGroup.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SecurityGroupStatus {
+    /// The generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The group's id, `sg-` and 17 hex digits (S23).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_id: Option<String>,
+    /// Endpoints in the group, in the whole cluster.
+    #[serde(default)]
+    pub members: i64,
+    /// (rule, peer) pairs.
+    #[serde(default)]
+    pub rules: RuleCounts,
+    /// Nodes that have a member.
+    #[serde(default)]
+    pub nodes: NodeCounts,
+    /// Ready, Accepted, Programmed, StaleRules, WithinQuota.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// (rule, peer) pairs of a group.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleCounts {
+    /// Inbound pairs.
+    #[serde(default)]
+    pub ingress: i64,
+    /// Outbound pairs.
+    #[serde(default)]
+    pub egress: i64,
+    /// Pairs whose peer does not exist, and which match nothing (S20).
+    #[serde(default)]
+    pub stale: i64,
+}
+
+/// How many nodes should have an object in force, and how many do.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCounts {
+    /// Nodes that have an endpoint of it.
+    #[serde(default)]
+    pub desired: i64,
+    /// Those of them whose kernel has this generation.
+    #[serde(default)]
+    pub programmed: i64,
+    /// `programmed/desired`, for the column.
+    #[serde(default)]
+    pub summary: String,
+}

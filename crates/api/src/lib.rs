@@ -1,0 +1,42 @@
+//! What users write and what they read: the custom resources of `securitygroups.dev/v1alpha1`.
+//!
+//! *In:* nothing. *Out:* Rust types, their CRDs (schema and CEL), presets, condition names. This is the only crate that knows YAML names.
+//!
+//! Invariants
+//! 1. No client, no runtime: types only.
+//! 2. Reading never widens. A field with nothing behind it (`null`) is an error, never "left out"; a rule that cannot be read is kept as
+//!    [`Stored::NotUnderstood`] and allows nothing, the rest of its group stays in force (S38).
+//! 3. What is not supported yet is refused at admission with these words.
+
+mod attachment;
+mod group;
+mod member_slice;
+mod node_report;
+mod preset;
+mod stored;
+
+pub mod condition;
+
+pub use attachment::{Attachment, AttachmentSpec, AttachmentStatus, Skipped};
+pub use group::{
+    Connections, EgressRule, IngressRule, NodeCounts, ObjectPeer, OnDeny, Peer, ProtocolField, RuleCounts, SecurityGroup,
+    SecurityGroupSpec, SecurityGroupStatus,
+};
+pub use member_slice::MemberSlice;
+pub use node_report::{AppliedAttachment, AppliedGroup, NodeReport, NodeReportSpec, NodeReportStatus, ReportedProblem};
+pub use preset::{Preset, PresetTraffic};
+pub use stored::Stored;
+
+/// The API group of every kind here.
+pub const API_GROUP: &str = "securitygroups.dev";
+/// The only version so far.
+pub const API_VERSION: &str = "v1alpha1";
+/// Namespace label: the group that pods in no other group are members of (S3).
+pub const LABEL_DEFAULT_GROUP: &str = "securitygroups.dev/default-group";
+/// MemberSlice label: the name of the group whose members it lists.
+pub const LABEL_GROUP: &str = "securitygroups.dev/group";
+/// MemberSlice label: the id (`sg-…`, S23) of the group whose members it lists; agents select slices by it.
+pub const LABEL_GROUP_ID: &str = "securitygroups.dev/group-id";
+/// MemberSlice label, `"true"` on exactly one slice of a group: written after all others when the group is published for the first
+/// time, so that whoever sees it has seen the whole membership.
+pub const LABEL_HEAD: &str = "securitygroups.dev/head";

@@ -1,0 +1,24 @@
+//! MemberSlice: a piece of the membership of one group, written by the operator, read by agents.
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+/// Some of the addresses of one group's members. Only groups that a rule names have slices.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "securitygroups.dev",
+    version = "v1alpha1",
+    kind = "MemberSlice",
+    plural = "memberslices",
+    shortname = "sgms",
+    category = "sg-all",
+    namespaced,
+    no_spec,
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberSliceData {
+    /// IPv4 and IPv6 addresses, sorted.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+}

@@ -1,0 +1,27 @@
+//! How nftables would say it.
+//!
+//! *In:* a [`policy::model::NodePolicy`]. *Out:* a [`Ruleset`], and the [`Transaction`] that leads from one to another:
+//! `lower ─▶ diff`. Beside them the fake kernel, which refuses what the kernel refuses, and the packet trace.
+//!
+//! Invariants
+//! 1. No I/O, no clock, no failure.
+//! 2. The ruleset depends on the policy only.
+//! 3. One table, ours. Named objects only, no anonymous sets.
+//! 4. This is the only crate that knows nft names.
+
+mod model;
+
+pub use model::*;
+
+/// Where rulesets are in force: the real kernel, or the fake one of the tests.
+pub trait Kernel {
+    /// Why a call failed.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// What our table holds now; `None` where there is no table, or where it holds what this program did not write (another version's
+    /// table, a foreign edit): then it can only be replaced as a whole.
+    fn load(&mut self) -> Result<Option<Ruleset>, Self::Error>;
+
+    /// Applies a transaction as a whole or not at all.
+    fn commit(&mut self, transaction: &Transaction) -> Result<(), Self::Error>;
+}
