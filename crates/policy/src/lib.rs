@@ -4,7 +4,24 @@
 //! enforce: `index ─▶ resolve ─▶ compile ─▶ NodePolicy`; beside it [`verdict`], the oracle.
 //!
 //! Invariants
-//! 1. No I/O, no clock, no failure: what cannot be understood is a `Problem` and fails closed (S38).
+//! 1. No I/O, no clock, no failure: what cannot be understood is a [`Problem`] and fails closed (S38).
 //! 2. Output depends on the current facts only: not on their order of arrival, nor on what was there before.
+//!
+//! Not here: how the kernel does it (`ruleset`), who watches and who writes (`runtime`, `agent`, `operator`).
 
+pub mod compile;
+pub mod id;
+pub mod index;
 pub mod model;
+mod parse;
+mod problem;
+pub mod resolve;
+pub mod text;
+mod verdict;
+
+pub use compile::{Compiled, compile};
+pub use index::Cluster;
+pub use parse::DUPLICATE;
+pub use problem::{AttachmentRef, ObjectRef, Problem};
+pub use resolve::{Membership, Resolution, resolve};
+pub use verdict::verdict;

@@ -1,0 +1,113 @@
+//! What one node has to enforce.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use api::OnDeny;
+
+use crate::index::Cluster;
+use crate::model::{Endpoint, GroupRef, NodeName, NodePolicy, Peer};
+use crate::problem::{AttachmentRef, Problem};
+use crate::resolve::{Membership, Resolution};
+
+/// A node's policy and what can be said of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compiled {
+    /// What to enforce.
+    pub policy: NodePolicy,
+    /// The ids of the groups that its rules name and that exist: whose member slices this node needs.
+    pub named: BTreeMap<GroupRef, String>,
+    /// Named groups whose membership this node has not seen as a whole yet. A group that names one of them is not in force as
+    /// written before it has.
+    pub awaited: BTreeSet<GroupRef>,
+    /// Attachments that have an endpoint here.
+    pub attachments: BTreeSet<AttachmentRef>,
+    /// What is not in force as written, of the objects that concern this node.
+    pub problems: Vec<Problem>,
+}
+
+/// From memberships to the policy of one node: its own endpoints, the rules of their groups, the members these rules name.
+pub fn compile(cluster: &Cluster, resolution: &Resolution, node: &NodeName) -> Compiled {
+    let mut compiled = Compiled::default();
+    for (pod, membership) in resolution.endpoints.iter().filter(|(_, m)| m.node.as_ref() == Some(node)) {
+        compiled.policy.endpoints.insert(pod.clone(), endpoint(cluster, membership));
+        for group in &membership.groups {
+            if let Some(facts) = cluster.groups.get(group) {
+                compiled.policy.groups.entry(group.clone()).or_insert_with(|| facts.rules.clone());
+            }
+        }
+    }
+    compiled.attachments = attachments_here(resolution, &compiled.policy);
+    members(cluster, resolution, node, &mut compiled);
+    compiled.problems = problems(cluster, resolution, &compiled);
+    compiled
+}
+
+fn endpoint(cluster: &Cluster, membership: &Membership) -> Endpoint {
+    // S32: Reject only when all groups say so; what is closed because a group is missing is dropped.
+    let all_reject = !membership.groups.is_empty()
+        && membership.missing.is_empty()
+        && membership.groups.iter().all(|group| cluster.groups.get(group).is_some_and(|facts| facts.on_deny == OnDeny::Reject));
+    Endpoint {
+        addresses: membership.addresses.clone(),
+        groups: membership.groups.clone(),
+        on_deny: if all_reject { OnDeny::Reject } else { OnDeny::Drop },
+    }
+}
+
+fn attachments_here(resolution: &Resolution, policy: &NodePolicy) -> BTreeSet<AttachmentRef> {
+    let here = |pods: &BTreeSet<_>| pods.iter().any(|pod| policy.endpoints.contains_key(pod));
+    resolution.attached.iter().filter(|(_, pods)| here(pods)).map(|(attachment, _)| attachment.clone()).collect()
+}
+
+/// The addresses of every named group: from its slices, but for the pods of this node, which the node knows first and best.
+fn members(cluster: &Cluster, resolution: &Resolution, node: &NodeName, compiled: &mut Compiled) {
+    let named: BTreeSet<GroupRef> = compiled
+        .policy
+        .groups
+        .values()
+        .flat_map(|rules| rules.ingress.iter().chain(&rules.egress))
+        .filter_map(|rule| match &rule.peer {
+            Peer::Group(group) => Some(group.clone()),
+            Peer::Net(_) => None,
+        })
+        .collect();
+    let local: BTreeSet<IpAddr> = cluster
+        .pods
+        .values()
+        .filter(|pod| pod.node.as_ref() == Some(node) && !pod.finished && !pod.host_network)
+        .flat_map(|pod| pod.addresses.iter().copied())
+        .collect();
+    let mut slices: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    for slice in cluster.slices.values() {
+        slices.entry(&slice.group_id).or_default().push(slice);
+    }
+    for group in named {
+        // S20: a group that does not exist has no members, whatever slices are left of it.
+        let Some(facts) = cluster.groups.get(&group) else {
+            compiled.policy.members.insert(group, BTreeSet::new());
+            continue;
+        };
+        let slices = slices.get(facts.id.as_str()).map(Vec::as_slice).unwrap_or_default();
+        if !slices.iter().any(|slice| slice.head) {
+            compiled.awaited.insert(group.clone());
+        }
+        let elsewhere = slices.iter().flat_map(|slice| &slice.addresses).filter(|address| !local.contains(address)).copied();
+        let here = resolution.members.get(&group).into_iter().flatten().filter_map(|pod| compiled.policy.endpoints.get(pod));
+        let addresses = elsewhere.chain(here.flat_map(|endpoint| endpoint.addresses.iter().copied())).collect();
+        compiled.named.insert(group.clone(), facts.id.clone());
+        compiled.policy.members.insert(group, addresses);
+    }
+}
+
+/// Problems of the groups and attachments that have an endpoint here.
+fn problems(cluster: &Cluster, resolution: &Resolution, compiled: &Compiled) -> Vec<Problem> {
+    let groups = compiled.policy.groups.keys().filter_map(|group| cluster.groups.get(group)).flat_map(|facts| &facts.problems);
+    let attachments = compiled.attachments.iter().filter_map(|a| cluster.attachments.get(a)).flat_map(|facts| &facts.problems);
+    let missing = resolution.problems.iter().filter(|problem| match &problem.object {
+        crate::problem::ObjectRef::Attachment(attachment) => compiled.attachments.contains(attachment),
+        crate::problem::ObjectRef::Namespace(name) => compiled.policy.endpoints.keys().any(|pod| pod.namespace == *name),
+        crate::problem::ObjectRef::SecurityGroup(_) => false,
+    });
+    groups.chain(attachments).chain(missing).cloned().collect()
+}

@@ -1,0 +1,357 @@
+//! The facts: what the cluster says now, in plain ordered maps.
+//!
+//! [`Cluster`] takes objects as they come, in any order, and forgets what is deleted; equal facts are equal values. Reading an object
+//! never fails: what cannot be understood becomes a [`Problem`] and allows nothing (S38).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use api::{AttachmentSpec, OnDeny, SecurityGroupSpec};
+use k8s_openapi::api::core::v1::Pod as K8sPod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use kube::core::{Selector, SelectorExt};
+use serde_json::Value;
+
+use crate::id;
+use crate::model::{GroupRef, GroupRules, NodeName, PodRef};
+use crate::parse;
+use crate::problem::{AttachmentRef, ObjectRef, Problem};
+
+/// All facts that a program knows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cluster {
+    /// Pods: all of them in the operator, its own node's in an agent.
+    pub pods: BTreeMap<PodRef, Pod>,
+    /// Security groups.
+    pub groups: BTreeMap<GroupRef, SecurityGroup>,
+    /// Attachments.
+    pub attachments: BTreeMap<AttachmentRef, Attachment>,
+    /// Namespaces that say something: a default group, or their own end.
+    pub namespaces: BTreeMap<String, Namespace>,
+    /// Member slices by namespace and name.
+    pub slices: BTreeMap<(String, String), MemberSlice>,
+}
+
+/// A pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Its UID: a pod made again under its name is another pod.
+    pub uid: String,
+    /// The node that it is bound to.
+    pub node: Option<NodeName>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// All of `status.podIPs`.
+    pub addresses: BTreeSet<IpAddr>,
+    /// It shares its node's address (S9).
+    pub host_network: bool,
+    /// Succeeded or Failed: it has left every group (S8).
+    pub finished: bool,
+    /// Creation time, Unix seconds; the newest claimant owns an address (S8).
+    pub created: i64,
+}
+
+/// A security group as read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SecurityGroup {
+    /// Its UID.
+    pub uid: String,
+    /// Its id `sg-…` (S23).
+    pub id: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Its rules, canonical, without duplicates.
+    pub rules: GroupRules,
+    /// Where each rule stands: id to `ingress[1].from[0]`, the first place of several.
+    pub places: BTreeMap<String, String>,
+    /// How denied packets are answered.
+    pub on_deny: OnDeny,
+    /// What of it is not in force as written.
+    pub problems: Vec<Problem>,
+    /// Marked for deletion: still in force.
+    pub deleting: bool,
+}
+
+/// An attachment as read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attachment {
+    /// Its UID.
+    pub uid: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The groups it names, all of its own namespace.
+    pub groups: BTreeSet<GroupRef>,
+    /// Which pods of its namespace it selects.
+    pub target: Target,
+    /// What of it is not in force as written.
+    pub problems: Vec<Problem>,
+}
+
+/// What an attachment selects.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// Pods of its namespace.
+    Pods(Selector),
+    /// No pod: it is about nodes, which is not supported yet and refused at admission.
+    Nodes,
+    /// The selector cannot be understood: every pod of the namespace is guarded, so that none is open that should be closed (S38).
+    Unknown,
+}
+
+/// What a namespace says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// The group of pods that are in no other (S3).
+    pub default_group: Option<String>,
+}
+
+/// A piece of a group's membership.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberSlice {
+    /// The id of the group, which a group of the same name made later does not share.
+    pub group_id: String,
+    /// Written last when the group was first published: who sees it has seen all.
+    pub head: bool,
+    /// Members' addresses.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// A fact with its name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    /// A pod.
+    Pod(PodRef, Pod),
+    /// A security group.
+    SecurityGroup(GroupRef, SecurityGroup),
+    /// An attachment.
+    Attachment(AttachmentRef, Attachment),
+    /// A namespace.
+    Namespace(String, Namespace),
+    /// A member slice, by namespace and name.
+    MemberSlice((String, String), MemberSlice),
+}
+
+/// The kinds of facts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Pods.
+    Pod,
+    /// Security groups.
+    SecurityGroup,
+    /// Attachments.
+    Attachment,
+    /// Namespaces.
+    Namespace,
+    /// Member slices.
+    MemberSlice,
+}
+
+/// The name of a fact.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// A pod.
+    Pod(PodRef),
+    /// A security group.
+    SecurityGroup(GroupRef),
+    /// An attachment.
+    Attachment(AttachmentRef),
+    /// A namespace.
+    Namespace(String),
+    /// A member slice, by namespace and name.
+    MemberSlice((String, String)),
+}
+
+/// Whether the facts differ from before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Changed {
+    /// Nothing that we look at.
+    No,
+    /// Something.
+    Yes,
+}
+
+impl From<bool> for Changed {
+    fn from(changed: bool) -> Self {
+        if changed { Changed::Yes } else { Changed::No }
+    }
+}
+
+fn insert<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V) -> Changed {
+    if map.get(&key) == Some(&value) {
+        return Changed::No;
+    }
+    map.insert(key, value);
+    Changed::Yes
+}
+
+fn replace<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, new: BTreeMap<K, V>) -> Changed {
+    let changed = *map != new;
+    *map = new;
+    changed.into()
+}
+
+impl Cluster {
+    /// Takes an object that is new or has changed.
+    pub fn apply(&mut self, object: Object) -> Changed {
+        match object {
+            Object::Pod(key, value) => insert(&mut self.pods, key, value),
+            Object::SecurityGroup(key, value) => insert(&mut self.groups, key, value),
+            Object::Attachment(key, value) => insert(&mut self.attachments, key, value),
+            Object::Namespace(key, value) => insert(&mut self.namespaces, key, value),
+            Object::MemberSlice(key, value) => insert(&mut self.slices, key, value),
+        }
+    }
+
+    /// Forgets an object that is gone.
+    pub fn delete(&mut self, key: &Key) -> Changed {
+        match key {
+            Key::Pod(key) => self.pods.remove(key).is_some(),
+            Key::SecurityGroup(key) => self.groups.remove(key).is_some(),
+            Key::Attachment(key) => self.attachments.remove(key).is_some(),
+            Key::Namespace(key) => self.namespaces.remove(key).is_some(),
+            Key::MemberSlice(key) => self.slices.remove(key).is_some(),
+        }
+        .into()
+    }
+
+    /// Takes the full list of a kind; what is not in it is gone. Objects of another kind in it are ignored.
+    pub fn reset(&mut self, kind: Kind, objects: Vec<Object>) -> Changed {
+        let mut listed = Cluster::default();
+        for object in objects {
+            let _ = listed.apply(object);
+        }
+        match kind {
+            Kind::Pod => replace(&mut self.pods, listed.pods),
+            Kind::SecurityGroup => replace(&mut self.groups, listed.groups),
+            Kind::Attachment => replace(&mut self.attachments, listed.attachments),
+            Kind::Namespace => replace(&mut self.namespaces, listed.namespaces),
+            Kind::MemberSlice => replace(&mut self.slices, listed.slices),
+        }
+    }
+}
+
+fn names(metadata: &ObjectMeta) -> (String, String) {
+    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+}
+
+impl Object {
+    /// A pod's facts.
+    pub fn pod(pod: &K8sPod) -> Object {
+        let (namespace, name) = names(&pod.metadata);
+        let spec = pod.spec.as_ref();
+        let status = pod.status.as_ref();
+        let listed = status.and_then(|s| s.pod_ips.as_deref()).unwrap_or_default().iter().map(|ip| ip.ip.as_str());
+        let single = status.and_then(|s| s.pod_ip.as_deref());
+        let facts = Pod {
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            node: spec.and_then(|s| s.node_name.clone()).filter(|n| !n.is_empty()).map(NodeName),
+            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            addresses: listed.chain(single).filter_map(|ip| ip.parse().ok()).collect(),
+            host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
+            finished: matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed")),
+            created: pod.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
+        };
+        Object::Pod(PodRef { namespace, name }, facts)
+    }
+
+    /// A namespace's facts; its metadata is enough.
+    pub fn namespace(metadata: &ObjectMeta) -> Object {
+        let default_group = metadata.labels.as_ref().and_then(|labels| labels.get(api::LABEL_DEFAULT_GROUP)).cloned();
+        Object::Namespace(metadata.name.clone().unwrap_or_default(), Namespace { default_group })
+    }
+
+    /// A security group's facts, from its metadata and its stored `spec`.
+    pub fn security_group(metadata: &ObjectMeta, spec: &Value) -> Object {
+        let (namespace, name) = names(metadata);
+        let group = GroupRef { namespace, name };
+        let uid = metadata.uid.clone().unwrap_or_default();
+        let mut facts = SecurityGroup {
+            id: id::group(&uid),
+            generation: metadata.generation.unwrap_or_default(),
+            rules: GroupRules::default(),
+            places: BTreeMap::new(),
+            on_deny: OnDeny::Drop,
+            problems: Vec::new(),
+            deleting: metadata.deletion_timestamp.is_some(),
+            uid,
+        };
+        match serde_json::from_value::<SecurityGroupSpec>(spec.clone()) {
+            Ok(spec) => parse::group(&group, &spec, &mut facts),
+            Err(error) => facts.problems.push(Problem::whole(
+                ObjectRef::SecurityGroup(group.clone()),
+                "NotUnderstood",
+                format!("this version cannot read the spec ({error}); the group allows nothing until it can"),
+            )),
+        }
+        Object::SecurityGroup(group, facts)
+    }
+
+    /// An attachment's facts, from its metadata and its stored `spec`.
+    pub fn attachment(metadata: &ObjectMeta, spec: &Value) -> Object {
+        let (namespace, name) = names(metadata);
+        let attachment = AttachmentRef { namespace: namespace.clone(), name };
+        let object = ObjectRef::Attachment(attachment.clone());
+        let mut problems = Vec::new();
+        let (groups, target) = match serde_json::from_value::<AttachmentSpec>(spec.clone()) {
+            Ok(spec) => {
+                let groups = spec.security_groups.into_iter().map(|name| GroupRef { namespace: namespace.clone(), name }).collect();
+                (groups, target(&object, spec.pod_selector, spec.node_selector.is_some(), &mut problems))
+            }
+            Err(error) => {
+                let message = format!("this version cannot read the spec ({error}); every pod of the namespace is guarded until it can");
+                problems.push(Problem::whole(object.clone(), "NotUnderstood", message));
+                (BTreeSet::new(), Target::Unknown)
+            }
+        };
+        let facts = Attachment {
+            uid: metadata.uid.clone().unwrap_or_default(),
+            generation: metadata.generation.unwrap_or_default(),
+            groups,
+            target,
+            problems,
+        };
+        Object::Attachment(attachment, facts)
+    }
+
+    /// A member slice's facts.
+    pub fn member_slice(slice: &api::MemberSlice) -> Object {
+        let label = |name: &str| slice.metadata.labels.as_ref().and_then(|labels| labels.get(name)).cloned().unwrap_or_default();
+        let facts = MemberSlice {
+            group_id: label(api::LABEL_GROUP_ID),
+            head: label(api::LABEL_HEAD) == "true",
+            addresses: slice.spec.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+        };
+        Object::MemberSlice(names(&slice.metadata), facts)
+    }
+}
+
+fn target(object: &ObjectRef, pods: Option<LabelSelector>, nodes: bool, problems: &mut Vec<Problem>) -> Target {
+    let selector = match (pods, nodes) {
+        (Some(selector), false) => Selector::try_from(selector).map_err(|error| error.to_string()),
+        (None, true) => {
+            problems.push(Problem::whole(object.clone(), "NotSupportedYet", "nodeSelector is not supported yet; use podSelector"));
+            return Target::Nodes;
+        }
+        _ => Err("exactly one of podSelector and nodeSelector is needed".to_string()),
+    };
+    match selector {
+        Ok(selector) => Target::Pods(selector),
+        Err(why) => {
+            let message = format!("{why}; every pod of the namespace is guarded until the selector can be understood");
+            problems.push(Problem::whole(object.clone(), "NotUnderstood", message));
+            Target::Unknown
+        }
+    }
+}
+
+impl Target {
+    /// Whether a pod of the attachment's namespace with these labels is selected.
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        match self {
+            Target::Pods(selector) => selector.matches(labels),
+            Target::Nodes => false,
+            Target::Unknown => true,
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Who is in which group (S2–S9).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::index::{Cluster, Pod};
+use crate::model::{GroupRef, NodeName, PodRef};
+use crate::problem::{AttachmentRef, ObjectRef, Problem};
+
+/// Memberships of all pods that are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolution {
+    /// Guarded pods that have an address; the rest is not filtered (S3).
+    pub endpoints: BTreeMap<PodRef, Membership>,
+    /// The endpoints of each group that has one.
+    pub members: BTreeMap<GroupRef, BTreeSet<PodRef>>,
+    /// The endpoints of each attachment that has one.
+    pub attached: BTreeMap<AttachmentRef, BTreeSet<PodRef>>,
+    /// hostNetwork pods that an attachment selects but that are not members (S9).
+    pub skipped: BTreeMap<AttachmentRef, BTreeSet<PodRef>>,
+    /// What is missing: groups that attachments and namespaces name.
+    pub problems: Vec<Problem>,
+}
+
+/// One guarded pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Membership {
+    /// Its node.
+    pub node: Option<NodeName>,
+    /// The addresses that are its own (S8).
+    pub addresses: BTreeSet<IpAddr>,
+    /// Its groups that exist.
+    pub groups: BTreeSet<GroupRef>,
+    /// Its groups that do not: they close it, they never open it.
+    pub missing: BTreeSet<GroupRef>,
+}
+
+impl Resolution {
+    /// The addresses of a group's members.
+    pub fn addresses(&self, group: &GroupRef) -> BTreeSet<IpAddr> {
+        self.members
+            .get(group)
+            .into_iter()
+            .flatten()
+            .filter_map(|pod| self.endpoints.get(pod))
+            .flat_map(|e| &e.addresses)
+            .copied()
+            .collect()
+    }
+}
+
+/// From facts to memberships. What cannot be resolved is in [`Resolution::problems`].
+pub fn resolve(cluster: &Cluster) -> Resolution {
+    let mut resolution = Resolution { problems: missing_groups(cluster), ..Resolution::default() };
+    let owners = owners(cluster);
+    let mut by_namespace: BTreeMap<&str, Vec<&AttachmentRef>> = BTreeMap::new();
+    for attachment in cluster.attachments.keys() {
+        by_namespace.entry(&attachment.namespace).or_default().push(attachment);
+    }
+    for (name, pod) in cluster.pods.iter().filter(|(_, pod)| !pod.finished) {
+        let attachments = by_namespace.get(name.namespace.as_str()).into_iter().flatten().copied();
+        let selecting: Vec<&AttachmentRef> =
+            attachments.filter(|a| cluster.attachments.get(a).is_some_and(|a| a.target.matches(&pod.labels))).collect();
+        if pod.host_network {
+            for attachment in selecting {
+                resolution.skipped.entry(attachment.clone()).or_default().insert(name.clone());
+            }
+            continue;
+        }
+        let mut groups: BTreeSet<GroupRef> =
+            selecting.iter().filter_map(|a| cluster.attachments.get(a)).flat_map(|a| a.groups.iter().cloned()).collect();
+        if selecting.is_empty() {
+            let Some(default) = default_group(cluster, name) else { continue };
+            groups.insert(default);
+        }
+        let addresses: BTreeSet<IpAddr> = pod.addresses.iter().filter(|address| owners.get(address) == Some(&name)).copied().collect();
+        if addresses.is_empty() {
+            continue;
+        }
+        let (groups, missing): (BTreeSet<_>, BTreeSet<_>) = groups.into_iter().partition(|group| cluster.groups.contains_key(group));
+        for group in &groups {
+            resolution.members.entry(group.clone()).or_default().insert(name.clone());
+        }
+        for attachment in selecting {
+            resolution.attached.entry(attachment.clone()).or_default().insert(name.clone());
+        }
+        resolution.endpoints.insert(name.clone(), Membership { node: pod.node.clone(), addresses, groups, missing });
+    }
+    resolution
+}
+
+/// S3: the group that a namespace gives to its pods that are in no other.
+fn default_group(cluster: &Cluster, pod: &PodRef) -> Option<GroupRef> {
+    let name = cluster.namespaces.get(&pod.namespace)?.default_group.clone()?;
+    Some(GroupRef { namespace: pod.namespace.clone(), name })
+}
+
+/// S8: the newest pod that is not finished owns an address; among pods of one second, the one with the greater UID.
+fn owners(cluster: &Cluster) -> BTreeMap<IpAddr, &PodRef> {
+    fn rank(pod: &Pod) -> (i64, &str) {
+        (pod.created, pod.uid.as_str())
+    }
+    let mut owners: BTreeMap<IpAddr, (&PodRef, &Pod)> = BTreeMap::new();
+    for (name, pod) in cluster.pods.iter().filter(|(_, pod)| !pod.finished && !pod.host_network) {
+        for &address in &pod.addresses {
+            let owner = owners.entry(address).or_insert((name, pod));
+            if rank(pod) > rank(owner.1) {
+                *owner = (name, pod);
+            }
+        }
+    }
+    owners.into_iter().map(|(address, (name, _))| (address, name)).collect()
+}
+
+fn missing_groups(cluster: &Cluster) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (attachment, facts) in &cluster.attachments {
+        for group in facts.groups.iter().filter(|group| !cluster.groups.contains_key(group)) {
+            let message =
+                format!("SecurityGroup {group} does not exist; pods stay guarded by their other groups, and closed where they have none");
+            problems.push(Problem::whole(ObjectRef::Attachment(attachment.clone()), "GroupNotFound", message));
+        }
+    }
+    for (namespace, facts) in &cluster.namespaces {
+        let Some(name) = &facts.default_group else { continue };
+        let group = GroupRef { namespace: namespace.clone(), name: name.clone() };
+        if !cluster.groups.contains_key(&group) {
+            let message = format!("its default group {group} does not exist; pods in no other group are closed");
+            problems.push(Problem::whole(ObjectRef::Namespace(namespace.clone()), "GroupNotFound", message));
+        }
+    }
+    problems
+}
