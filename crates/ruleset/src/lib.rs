@@ -9,8 +9,13 @@
 //! 3. One table, ours. Named objects only, no anonymous sets.
 //! 4. This is the only crate that knows nft names.
 
+mod diff;
+mod lower;
 mod model;
+mod names;
 
+pub use diff::diff;
+pub use lower::lower;
 pub use model::*;
 
 /// Where rulesets are in force: the real kernel, or the fake one of the tests.

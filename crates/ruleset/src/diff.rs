@@ -1,0 +1,164 @@
+//! From one ruleset to another in the order in which the kernel takes it: what is new, what is changed, what goes.
+//!
+//! Within one batch a packet sees the rules from before or from after, never the steps (S42): so a chain is changed by flush and refill.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::{Action, Chain, Match, Op, Rule, Ruleset, Transaction};
+
+/// What leads from one ruleset to the other; empty when they are equal. `from` must be what the table holds.
+pub fn diff(from: &Ruleset, to: &Ruleset) -> Transaction {
+    let mut ops = Vec::new();
+    let from = clear_redefined(from, to, &mut ops);
+    change(&from, to, &mut ops);
+    Transaction { ops }
+}
+
+impl Transaction {
+    /// Replaces the table as a whole, whatever it holds and whether or not there is one.
+    pub fn replace(to: &Ruleset) -> Transaction {
+        // The first step makes the second legal.
+        let mut ops = vec![Op::AddTable, Op::DeleteTable, Op::AddTable];
+        change(&Ruleset::default(), to, &mut ops);
+        Transaction { ops }
+    }
+
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+}
+
+/// Hook and priority of a chain and the family of a set cannot be changed in place: such objects are deleted here, together with what
+/// refers to them, and made anew as if they had never been. Returns what is left.
+fn clear_redefined<'a>(from: &'a Ruleset, to: &Ruleset, ops: &mut Vec<Op>) -> Cow<'a, Ruleset> {
+    // The kernel keeps sets and maps under one name space.
+    let sets: BTreeSet<&String> = from
+        .sets
+        .iter()
+        .filter(|(name, set)| to.maps.contains_key(*name) || to.sets.get(*name).is_some_and(|new| new.family != set.family))
+        .map(|(name, _)| name)
+        .collect();
+    let maps: BTreeSet<&String> = from
+        .maps
+        .iter()
+        .filter(|(name, map)| to.sets.contains_key(*name) || to.maps.get(*name).is_some_and(|new| new.family != map.family))
+        .map(|(name, _)| name)
+        .collect();
+    let chains: BTreeSet<&String> = from
+        .chains
+        .iter()
+        .filter(|(name, chain)| to.chains.get(*name).is_some_and(|new| new.base != chain.base))
+        .map(|(name, _)| name)
+        .collect();
+    if sets.is_empty() && maps.is_empty() && chains.is_empty() {
+        return Cow::Borrowed(from);
+    }
+
+    let mut left = from.clone();
+    let refers = |rule: &Rule| {
+        rule.matches.iter().any(|test| matches!(test, Match::InSet { set, .. } if sets.contains(set)))
+            || match &rule.action {
+                Action::Jump(chain) | Action::Goto(chain) => chains.contains(chain),
+                Action::Lookup { map, .. } => maps.contains(map),
+                _ => false,
+            }
+    };
+    for (name, chain) in &mut left.chains {
+        if !chain.rules.is_empty() && (chains.contains(name) || chain.rules.iter().any(refers)) {
+            ops.push(Op::FlushChain(name.clone()));
+            chain.rules.clear();
+        }
+    }
+    for (name, map) in &mut left.maps {
+        let gone: BTreeSet<IpAddr> =
+            map.elements.iter().filter(|(_, chain)| maps.contains(name) || chains.contains(chain)).map(|(key, _)| *key).collect();
+        if !gone.is_empty() {
+            map.elements.retain(|key, _| !gone.contains(key));
+            ops.push(Op::DeleteMapElements(name.clone(), gone));
+        }
+    }
+    for name in chains {
+        left.chains.remove(name);
+        ops.push(Op::DeleteChain(name.clone()));
+    }
+    for name in maps {
+        left.maps.remove(name);
+        ops.push(Op::DeleteMap(name.clone()));
+    }
+    for name in sets {
+        left.sets.remove(name);
+        ops.push(Op::DeleteSet(name.clone()));
+    }
+    Cow::Owned(left)
+}
+
+/// The steps between two rulesets in which no object of one name differs in kind.
+fn change(from: &Ruleset, to: &Ruleset, ops: &mut Vec<Op>) {
+    ops.extend(to.counters.difference(&from.counters).cloned().map(Op::AddCounter));
+    ops.extend(only_second(&from.sets, &to.sets).map(|(name, set)| Op::AddSet(name.clone(), set.family)));
+    ops.extend(only_second(&from.maps, &to.maps).map(|(name, map)| Op::AddMap(name.clone(), map.family)));
+    ops.extend(only_second(&from.chains, &to.chains).map(|(name, chain)| Op::AddChain(name.clone(), chain.base)));
+
+    set_elements(from, to, ops);
+    for (name, chain) in &to.chains {
+        refill(name, from.chains.get(name).map_or(&[], |old| &old.rules), chain, ops);
+    }
+    map_elements(from, to, ops);
+
+    let chains = || only_second(&to.chains, &from.chains);
+    ops.extend(chains().filter(|(_, chain)| !chain.rules.is_empty()).map(|(name, _)| Op::FlushChain(name.clone())));
+    ops.extend(chains().map(|(name, _)| Op::DeleteChain(name.clone())));
+    ops.extend(only_second(&to.maps, &from.maps).map(|(name, _)| Op::DeleteMap(name.clone())));
+    ops.extend(only_second(&to.sets, &from.sets).map(|(name, _)| Op::DeleteSet(name.clone())));
+    ops.extend(from.counters.difference(&to.counters).cloned().map(Op::DeleteCounter));
+}
+
+/// What the second has and the first has not.
+fn only_second<'a, T>(first: &'a BTreeMap<String, T>, second: &'a BTreeMap<String, T>) -> impl Iterator<Item = (&'a String, &'a T)> {
+    second.iter().filter(|(name, _)| !first.contains_key(*name))
+}
+
+/// Elements of a set that goes need no step: they go with it.
+fn set_elements(from: &Ruleset, to: &Ruleset, ops: &mut Vec<Op>) {
+    let none = BTreeSet::new();
+    for (name, set) in &to.sets {
+        let old = from.sets.get(name).map_or(&none, |old| &old.elements);
+        let (new, gone) = (&set.elements - old, old - &set.elements);
+        push_if(!new.is_empty(), ops, || Op::AddElements(name.clone(), new));
+        push_if(!gone.is_empty(), ops, || Op::DeleteElements(name.clone(), gone));
+    }
+}
+
+/// A key that changes its chain is deleted and added, for the kernel refuses to overwrite it.
+fn map_elements(from: &Ruleset, to: &Ruleset, ops: &mut Vec<Op>) {
+    let none = BTreeMap::new();
+    for (name, map) in &from.maps {
+        let kept = to.maps.get(name).map_or(&none, |new| &new.elements);
+        let gone: BTreeSet<IpAddr> = map.elements.iter().filter(|(key, chain)| kept.get(key) != Some(chain)).map(|(key, _)| *key).collect();
+        push_if(!gone.is_empty(), ops, || Op::DeleteMapElements(name.clone(), gone));
+    }
+    for (name, map) in &to.maps {
+        let old = from.maps.get(name).map_or(&none, |old| &old.elements);
+        let new: BTreeMap<IpAddr, String> =
+            map.elements.iter().filter(|(key, chain)| old.get(key) != Some(chain)).map(|(key, chain)| (*key, chain.clone())).collect();
+        push_if(!new.is_empty(), ops, || Op::AddMapElements(name.clone(), new));
+    }
+}
+
+/// A chain is the unit of change; a counter outlives its rules.
+fn refill(name: &str, old: &[Rule], chain: &Chain, ops: &mut Vec<Op>) {
+    if old == chain.rules {
+        return;
+    }
+    push_if(!old.is_empty(), ops, || Op::FlushChain(name.into()));
+    ops.extend(chain.rules.iter().map(|rule| Op::AddRule(name.into(), rule.clone())));
+}
+
+fn push_if(wanted: bool, ops: &mut Vec<Op>, op: impl FnOnce() -> Op) {
+    if wanted {
+        ops.push(op());
+    }
+}
