@@ -10,13 +10,19 @@
 //! 4. This is the only crate that knows nft names.
 
 mod diff;
+mod fake;
+mod fake_rule;
 mod lower;
 mod model;
 mod names;
+mod render;
+mod trace;
 
 pub use diff::diff;
+pub use fake::{FakeKernel, Kind, Reason, Refused};
 pub use lower::lower;
 pub use model::*;
+pub use trace::trace;
 
 /// Where rulesets are in force: the real kernel, or the fake one of the tests.
 pub trait Kernel {

@@ -1,0 +1,287 @@
+//! A kernel without a kernel: holds one table and refuses what the real one refuses (6.18, tried with `nft`).
+//!
+//! Stricter than the real one where our own order has to be right: making what is there is refused, so is deleting a chain that has rules,
+//! and a name must be one that `nft` can read back.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use policy::model::Family;
+
+use crate::fake_rule::{check_rule, check_walks};
+use crate::names::is_valid;
+use crate::{Action, Chain, Kernel, Match, Op, Rule, Ruleset, Set, Transaction, VerdictMap};
+
+/// How many chains deep a packet may be; the base chain is the first. `EMLINK` beyond.
+pub(crate) const JUMP_STACK: usize = 16;
+
+/// Keeps a ruleset in memory.
+#[derive(Clone, Debug, Default)]
+pub struct FakeKernel {
+    table: Option<Ruleset>,
+    commits: usize,
+}
+
+impl FakeKernel {
+    /// One without a table.
+    pub fn new() -> FakeKernel {
+        FakeKernel::default()
+    }
+
+    /// One that holds this table already, as after a restart of the program (S41).
+    pub fn with(table: Ruleset) -> FakeKernel {
+        FakeKernel { table: Some(table), commits: 0 }
+    }
+
+    /// The table it holds.
+    pub fn table(&self) -> Option<&Ruleset> {
+        self.table.as_ref()
+    }
+
+    /// How many transactions it has taken.
+    pub fn commits(&self) -> usize {
+        self.commits
+    }
+}
+
+impl Kernel for FakeKernel {
+    type Error = Refused;
+
+    fn load(&mut self) -> Result<Option<Ruleset>, Refused> {
+        Ok(self.table.clone())
+    }
+
+    fn commit(&mut self, transaction: &Transaction) -> Result<(), Refused> {
+        let mut table = self.table.clone();
+        for (step, op) in transaction.ops.iter().enumerate() {
+            apply(&mut table, op).map_err(|reason| Refused { step: Some(step), reason })?;
+        }
+        if let Some(table) = &table {
+            check_walks(table).map_err(|reason| Refused { step: None, reason })?;
+        }
+        self.table = table;
+        self.commits += 1;
+        Ok(())
+    }
+}
+
+/// Nothing of the transaction was applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("refused at step {}: {reason}", step.map_or("commit".into(), |step| step.to_string()))]
+pub struct Refused {
+    /// The place of the offending step; none where only the whole is wrong.
+    pub step: Option<usize>,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why the kernel refuses.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// `ENOENT`
+    #[error("there is no table")]
+    NoTable,
+    /// `ENOENT`
+    #[error("there is no {0} {1:?}")]
+    Missing(Kind, String),
+    /// `EEXIST`
+    #[error("{0} {1:?} is there already")]
+    Exists(Kind, String),
+    /// `EBUSY`
+    #[error("{0} {1:?} is in use")]
+    InUse(Kind, String),
+    /// `EBUSY`
+    #[error("chain {0:?} still has rules")]
+    NotEmpty(String),
+    /// `EINVAL` or `ENAMETOOLONG`
+    #[error("{0:?} is no name, or too long")]
+    BadName(String),
+    /// `EINVAL`
+    #[error("{1} is not of the family of {0:?}")]
+    WrongFamily(String, IpAddr),
+    /// `EINVAL`
+    #[error("{0:?} is of another family than the rule says")]
+    WrongRuleFamily(String),
+    /// `ENOENT`
+    #[error("{0:?} has no element {1}")]
+    MissingElement(String, IpAddr),
+    /// `EEXIST`
+    #[error("{0:?} leads {1} elsewhere already")]
+    KeyTaken(String, IpAddr),
+    /// `EOPNOTSUPP`
+    #[error("{0:?} is a base chain")]
+    BaseChain(String),
+    /// `EINVAL`
+    #[error("`{0}` needs its protocol before it")]
+    NeedsProtocol(String),
+    /// `EINVAL`
+    #[error("`{0}` can never be said")]
+    Malformed(String),
+    /// `ELOOP` or `EMLINK`
+    #[error("chain {0:?} leads to itself")]
+    Loop(String),
+    /// `EMLINK`
+    #[error("chain {0:?} is more than 16 deep")]
+    TooDeep(String),
+}
+
+/// What has a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A named counter.
+    Counter,
+    /// A set.
+    Set,
+    /// A verdict map.
+    Map,
+    /// A chain.
+    Chain,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Kind::Counter => "counter",
+            Kind::Set => "set",
+            Kind::Map => "map",
+            Kind::Chain => "chain",
+        })
+    }
+}
+
+fn apply(slot: &mut Option<Ruleset>, op: &Op) -> Result<(), Reason> {
+    match op {
+        Op::AddTable => {
+            slot.get_or_insert_default();
+            return Ok(());
+        }
+        Op::DeleteTable => return slot.take().map(drop).ok_or(Reason::NoTable),
+        _ => {}
+    }
+    let table = slot.as_mut().ok_or(Reason::NoTable)?;
+    match op {
+        Op::AddTable | Op::DeleteTable => {}
+        Op::AddCounter(name) => {
+            vacant(table.counters.contains(name), Kind::Counter, name)?;
+            table.counters.insert(name.clone());
+        }
+        Op::AddSet(name, family) => {
+            vacant_set(table, name)?;
+            table.sets.insert(name.clone(), Set { family: *family, elements: Default::default() });
+        }
+        Op::AddMap(name, family) => {
+            vacant_set(table, name)?;
+            table.maps.insert(name.clone(), VerdictMap { family: *family, elements: Default::default() });
+        }
+        Op::AddChain(name, base) => {
+            vacant(table.chains.contains_key(name), Kind::Chain, name)?;
+            table.chains.insert(name.clone(), Chain { base: *base, rules: vec![] });
+        }
+        Op::DeleteCounter(name) => {
+            present(table.counters.contains(name), Kind::Counter, name)?;
+            unused(rules(table).any(|rule| rule.counter.as_ref() == Some(name)), Kind::Counter, name)?;
+            table.counters.remove(name);
+        }
+        Op::DeleteSet(name) => {
+            present(table.sets.contains_key(name), Kind::Set, name)?;
+            let tests = |rule: &Rule| rule.matches.iter().any(|test| matches!(test, Match::InSet { set, .. } if set == name));
+            unused(rules(table).any(tests), Kind::Set, name)?;
+            table.sets.remove(name);
+        }
+        Op::DeleteMap(name) => {
+            present(table.maps.contains_key(name), Kind::Map, name)?;
+            unused(rules(table).any(|rule| matches!(&rule.action, Action::Lookup { map, .. } if map == name)), Kind::Map, name)?;
+            table.maps.remove(name);
+        }
+        Op::DeleteChain(name) => {
+            let chain = table.chains.get(name).ok_or_else(|| missing(Kind::Chain, name))?;
+            if !chain.rules.is_empty() {
+                return Err(Reason::NotEmpty(name.clone()));
+            }
+            let goes = |rule: &Rule| matches!(&rule.action, Action::Jump(to) | Action::Goto(to) if to == name);
+            let leads = table.maps.values().any(|map| map.elements.values().any(|to| to == name));
+            unused(leads || rules(table).any(goes), Kind::Chain, name)?;
+            table.chains.remove(name);
+        }
+        Op::FlushChain(name) => table.chains.get_mut(name).ok_or_else(|| missing(Kind::Chain, name))?.rules.clear(),
+        Op::AddRule(name, rule) => {
+            present(table.chains.contains_key(name), Kind::Chain, name)?;
+            check_rule(table, rule)?;
+            table.chains.entry(name.clone()).or_default().rules.push(rule.clone());
+        }
+        Op::AddElements(name, elements) => {
+            let set = table.sets.get_mut(name).ok_or_else(|| missing(Kind::Set, name))?;
+            elements.iter().try_for_each(|element| same_family(name, set.family, element))?;
+            set.elements.extend(elements);
+        }
+        Op::DeleteElements(name, elements) => {
+            let set = table.sets.get_mut(name).ok_or_else(|| missing(Kind::Set, name))?;
+            for element in elements {
+                set.elements.remove(element).then_some(()).ok_or_else(|| Reason::MissingElement(name.clone(), *element))?;
+            }
+        }
+        Op::AddMapElements(name, elements) => add_map_elements(table, name, elements)?,
+        Op::DeleteMapElements(name, keys) => {
+            let map = table.maps.get_mut(name).ok_or_else(|| missing(Kind::Map, name))?;
+            for key in keys {
+                map.elements.remove(key).ok_or_else(|| Reason::MissingElement(name.clone(), *key))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn add_map_elements(table: &mut Ruleset, name: &str, elements: &BTreeMap<IpAddr, String>) -> Result<(), Reason> {
+    let map = table.maps.get_mut(name).ok_or_else(|| missing(Kind::Map, name))?;
+    for (key, chain) in elements {
+        same_family(name, map.family, key)?;
+        target(&table.chains, chain)?;
+        match map.elements.get(key) {
+            Some(old) if old != chain => return Err(Reason::KeyTaken(name.into(), *key)),
+            _ => map.elements.insert(*key, chain.clone()),
+        };
+    }
+    Ok(())
+}
+
+/// A chain that a rule or a map may lead to.
+pub(crate) fn target(chains: &BTreeMap<String, Chain>, name: &str) -> Result<(), Reason> {
+    match chains.get(name) {
+        None => Err(missing(Kind::Chain, name)),
+        Some(chain) if chain.base.is_some() => Err(Reason::BaseChain(name.into())),
+        Some(_) => Ok(()),
+    }
+}
+
+pub(crate) fn missing(kind: Kind, name: &str) -> Reason {
+    Reason::Missing(kind, name.into())
+}
+
+fn present(is: bool, kind: Kind, name: &str) -> Result<(), Reason> {
+    if is { Ok(()) } else { Err(missing(kind, name)) }
+}
+
+fn unused(used: bool, kind: Kind, name: &str) -> Result<(), Reason> {
+    if used { Err(Reason::InUse(kind, name.into())) } else { Ok(()) }
+}
+
+fn vacant(taken: bool, kind: Kind, name: &str) -> Result<(), Reason> {
+    if !is_valid(name) {
+        return Err(Reason::BadName(name.into()));
+    }
+    if taken { Err(Reason::Exists(kind, name.into())) } else { Ok(()) }
+}
+
+/// To the kernel a map is a set with data: they share one name space.
+fn vacant_set(table: &Ruleset, name: &str) -> Result<(), Reason> {
+    vacant(table.sets.contains_key(name), Kind::Set, name)?;
+    vacant(table.maps.contains_key(name), Kind::Map, name)
+}
+
+fn same_family(name: &str, family: Family, address: &IpAddr) -> Result<(), Reason> {
+    if Family::of(*address) == family { Ok(()) } else { Err(Reason::WrongFamily(name.into(), *address)) }
+}
+
+fn rules(table: &Ruleset) -> impl Iterator<Item = &Rule> {
+    table.chains.values().flat_map(|chain| &chain.rules)
+}
