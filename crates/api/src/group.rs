@@ -1,10 +1,14 @@
 //! SecurityGroup: rules that say who may talk to the group's members, and to whom they may talk.
 
+use std::borrow::Cow;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::preset::Preset;
+use crate::rules;
 use crate::stored::{Stored, present};
 
 /// A security group: stateful rules that only allow. Its members (see Attachment) accept and open exactly what some rule of some
@@ -19,21 +23,34 @@ use crate::stored::{Stored, present};
     category = "sg-all",
     namespaced,
     status = "SecurityGroupStatus",
-    derive = "PartialEq"
+    derive = "PartialEq",
+    validation = rules::name_fits_a_label(),
+    printcolumn(name = "Ingress", type_ = "integer", json_path = ".status.rules.ingress", description = "Inbound (rule, peer) pairs"),
+    printcolumn(name = "Egress", type_ = "integer", json_path = ".status.rules.egress", description = "Outbound (rule, peer) pairs"),
+    printcolumn(name = "Members", type_ = "integer", json_path = ".status.members", description = "Endpoints in the group, in the whole cluster"),
+    printcolumn(name = "Nodes", type_ = "string", json_path = ".status.nodes.summary", description = "Nodes whose kernel has this generation, of those that have a member"),
+    printcolumn(name = "Programmed", type_ = "string", json_path = ".status.conditions[?(@.type==\"Programmed\")].status", description = "In force on every node that has a member"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Group-ID", type_ = "string", json_path = ".status.groupId", priority = 1),
+    printcolumn(name = "Description", type_ = "string", json_path = ".spec.description", priority = 1)
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecurityGroupSpec {
     /// What the group is for. At most 255 characters.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
     pub description: Option<String>,
     /// What may come in. Left out or empty: nothing (S4).
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 200), extend("x-kubernetes-list-type" = "atomic"))]
     pub ingress: Option<Vec<Stored<IngressRule>>>,
     /// What may go out. Left out: everything; `[]`: nothing (S5).
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 200), extend("x-kubernetes-list-type" = "atomic"))]
     pub egress: Option<Vec<Stored<EgressRule>>>,
     /// What becomes of a connection that is open when its rule goes (S34). Left out: Preserve.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::no_revoke_yet())]
     pub connections: Option<Connections>,
     /// How a denied packet is answered (S32). Left out: Drop.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
@@ -46,29 +63,47 @@ macro_rules! rule {
         $(#[$doc])*
         #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
         #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        #[x_kube(validation = rules::says_which_traffic())]
+        #[x_kube(validation = rules::preset_stands_alone())]
+        #[x_kube(validation = rules::ports_fit_the_protocol())]
+        #[x_kube(validation = rules::end_port_needs_port())]
+        #[x_kube(validation = rules::end_port_not_below_port())]
+        #[x_kube(validation = rules::icmp_fields_fit_the_protocol())]
+        #[x_kube(validation = rules::icmp_code_needs_type())]
+        #[x_kube(validation = rules::icmp_is_for_ipv4(stringify!($peers)))]
+        #[x_kube(validation = rules::icmpv6_is_for_ipv6(stringify!($peers)))]
         pub struct $name {
             /// What the rule is for. At most 255 characters.
             #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            #[schemars(length(max = 255))]
             pub description: Option<String>,
             /// A named kind of traffic (SSH, HTTP, PostgreSQL, AllICMP, AllTraffic, …) in place of protocol and port (S15).
             #[serde(default, rename = "type", deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            #[schemars(extend("enum" = Preset::names()))]
             pub preset: Option<String>,
             /// TCP, UDP, SCTP, ICMP, ICMPv6, All, or an IANA protocol number 0 to 255 (S11).
             #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            #[x_kube(validation = rules::protocol_is_known())]
             pub protocol: Option<ProtocolField>,
             /// Destination port, 1 to 65535; the first one where `endPort` is given. Left out: every port (S12).
             #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            #[schemars(range(min = 1, max = 65535))]
             pub port: Option<i32>,
             /// Last port of the range, inclusive, not below `port`.
             #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            #[schemars(range(min = 1, max = 65535))]
             pub end_port: Option<i32>,
             /// ICMP or ICMPv6 type, 0 to 255. Left out: every type (S13).
             #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            #[schemars(range(min = 0, max = 255))]
             pub icmp_type: Option<i32>,
             /// ICMP or ICMPv6 code, 0 to 255; needs `icmpType`. Left out: every code.
             #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+            #[schemars(range(min = 0, max = 255))]
             pub icmp_code: Option<i32>,
             $(#[$peers_doc])*
+            #[schemars(length(max = 200), extend("x-kubernetes-list-type" = "atomic"))]
+            #[x_kube(validation = rules::names_a_peer())]
             pub $peers: Vec<Peer>,
         }
     };
@@ -90,12 +125,18 @@ rule!(
 /// The far end of a rule: exactly one of `cidr`, `securityGroup`, `prefixList` and `self`.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = rules::one_kind_of_peer())]
+#[x_kube(validation = rules::no_prefix_list_yet())]
 pub struct Peer {
     /// What this entry is for. At most 255 characters.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
     pub description: Option<String>,
     /// An address or a network (`10.0.0.0/16`, `2001:db8::/32`, `203.0.113.7`); host bits are cleared (S16).
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = rules::cidr_is_valid())]
+    #[x_kube(validation = rules::zero_prefix_is_meant())]
     pub cidr: Option<String>,
     /// The members of another group, by their own addresses (S17).
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
@@ -105,6 +146,7 @@ pub struct Peer {
     pub prefix_list: Option<ObjectPeer>,
     /// This group's own members (S18); only `true`.
     #[serde(default, rename = "self", deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::self_is_true())]
     pub self_: Option<bool>,
 }
 
@@ -113,20 +155,37 @@ pub struct Peer {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ObjectPeer {
     /// Its name.
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::object_name_is_valid())]
     pub name: String,
     /// Its namespace. Left out: the namespace of the group that holds the rule (S19).
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::namespace_is_valid())]
     pub namespace: Option<String>,
 }
 
 /// A protocol as written: a name, or an IANA number.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(untagged)]
 pub enum ProtocolField {
     /// 0 to 255.
     Number(i32),
     /// TCP, UDP, SCTP, ICMP, ICMPv6 or All, exactly so written.
     Name(String),
+}
+
+impl JsonSchema for ProtocolField {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "ProtocolField".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        // Without a bound on its length the server reckons with strings of megabytes and refuses the rules about it as too costly.
+        json_schema!({ "x-kubernetes-int-or-string": true, "maxLength": 32 })
+    }
 }
 
 /// What becomes of a connection that no rule allows any more (S34).

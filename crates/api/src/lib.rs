@@ -9,15 +9,19 @@
 //! 3. What is not supported yet is refused at admission with these words.
 
 mod attachment;
+mod crds;
 mod group;
 mod member_slice;
 mod node_report;
 mod preset;
+mod rules;
+mod selector;
 mod stored;
 
 pub mod condition;
 
 pub use attachment::{Attachment, AttachmentSpec, AttachmentStatus, Skipped};
+pub use crds::{crds, crds_yaml};
 pub use group::{
     Connections, EgressRule, IngressRule, NodeCounts, ObjectPeer, OnDeny, Peer, ProtocolField, RuleCounts, SecurityGroup,
     SecurityGroupSpec, SecurityGroupStatus,
@@ -25,7 +29,7 @@ pub use group::{
 pub use member_slice::MemberSlice;
 pub use node_report::{AppliedAttachment, AppliedGroup, NodeReport, NodeReportSpec, NodeReportStatus, ReportedProblem};
 pub use preset::{Preset, PresetTraffic};
-pub use stored::Stored;
+pub use stored::{Stored, read};
 
 /// The API group of every kind here.
 pub const API_GROUP: &str = "securitygroups.dev";

@@ -14,7 +14,16 @@ use serde::{Deserialize, Serialize};
     category = "sg-all",
     namespaced,
     no_spec,
-    derive = "PartialEq"
+    derive = "PartialEq",
+    printcolumn(
+        name = "Group",
+        type_ = "string",
+        json_path = ".metadata.labels.securitygroups\\.dev/group",
+        description = "The group whose members it lists"
+    ),
+    printcolumn(name = "Group-ID", type_ = "string", json_path = ".metadata.labels.securitygroups\\.dev/group-id", priority = 1),
+    printcolumn(name = "Addresses", type_ = "string", json_path = ".addresses", description = "IPv4 and IPv6 addresses of members"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct MemberSliceData {

@@ -16,7 +16,22 @@ use serde::{Deserialize, Serialize};
     category = "sg-all",
     status = "NodeReportStatus",
     derive = "PartialEq",
-    derive = "Default"
+    derive = "Default",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "This node's kernel has what it should have"
+    ),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(
+        name = "Last-Commit",
+        type_ = "date",
+        json_path = ".status.lastCommit",
+        description = "When the kernel's ruleset last changed"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Ruleset", type_ = "string", json_path = ".status.rulesetHash", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 pub struct NodeReportSpec {}

@@ -69,6 +69,11 @@ impl Preset {
         tcp("WinRM-HTTPS", 5986),
     ];
 
+    /// The names of all presets, in the order of the documentation.
+    pub fn names() -> Vec<&'static str> {
+        Preset::ALL.iter().map(|preset| preset.name).collect()
+    }
+
     /// The preset of that name, exactly so written.
     pub fn named(name: &str) -> Option<Preset> {
         Preset::ALL.iter().copied().find(|preset| preset.name == name)

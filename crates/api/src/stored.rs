@@ -34,9 +34,9 @@ impl<T: Serialize> Serialize for Stored<T> {
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Stored<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
-        Ok(match T::deserialize(&value) {
+        Ok(match read(&value) {
             Ok(understood) => Stored::Understood(understood),
-            Err(error) => Stored::NotUnderstood { value, why: error.to_string() },
+            Err(why) => Stored::NotUnderstood { value, why },
         })
     }
 }
@@ -51,6 +51,35 @@ impl<T: JsonSchema> JsonSchema for Stored<T> {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         T::json_schema(generator)
     }
+}
+
+/// Reads a stored object: strictly by field names.
+///
+/// # Errors
+/// Says which field cannot be read, and why.
+pub fn read<T: DeserializeOwned>(value: &Value) -> Result<T, String> {
+    by_name(value)?;
+    T::deserialize(value).map_err(|error| error.to_string())
+}
+
+/// Serde also takes a list for a struct, its fields in order, so that `spec: []` would read as a spec with everything left out.
+/// Lists are legal only where the API has lists; the elements of `ingress` and `egress` are checked one by one ([`Stored`]).
+fn by_name(value: &Value) -> Result<(), String> {
+    const RULES: [&str; 2] = ["ingress", "egress"];
+    const LISTS: [&str; 5] = ["from", "to", "securityGroups", "matchExpressions", "values"];
+    let Value::Object(fields) = value else { return Err(format!("an object is needed, not `{value}`")) };
+    for (name, field) in fields {
+        match field {
+            Value::Array(_) if RULES.contains(&name.as_str()) => {}
+            Value::Array(elements) if LISTS.contains(&name.as_str()) => {
+                elements.iter().filter(|element| !element.is_string()).try_for_each(by_name)?;
+            }
+            Value::Array(_) => return Err(format!("{name} is not a list")),
+            Value::Object(_) => by_name(field)?,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// For optional fields: a field that is left out is `None`, a field that is `null` is an error, because it must not widen anything
