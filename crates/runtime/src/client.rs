@@ -1,0 +1,64 @@
+//! The connection to the API server.
+
+use std::future::Future;
+use std::time::Duration;
+
+use kube::{Client, Config};
+use thiserror::Error;
+
+/// No write takes longer.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a call to the API server failed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Neither a kubeconfig nor a pod's service account.
+    #[error("no way to the API server: {0}")]
+    Config(#[from] kube::config::InferConfigError),
+    /// The server refused, or could not be reached.
+    #[error("{0}")]
+    Api(#[from] kube::Error),
+    /// No answer in time; the call may or may not have taken effect.
+    #[error("no answer from the API server within {} s", WRITE_TIMEOUT.as_secs())]
+    Timeout,
+    /// A value that cannot be written as JSON.
+    #[error("not serialisable: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl Error {
+    /// The HTTP status with which the server refused.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Error::Api(kube::Error::Api(status)) => Some(status.code),
+            _ => None,
+        }
+    }
+
+    /// The object is not there.
+    pub fn is_not_found(&self) -> bool {
+        self.status() == Some(404)
+    }
+
+    /// Another writer was faster, the object is there already, or it is another than was meant.
+    pub fn is_conflict(&self) -> bool {
+        self.status() == Some(409)
+    }
+}
+
+/// Connects with what the environment offers: a kubeconfig, or the pod's service account. Does not yet talk to the server.
+pub async fn connect() -> Result<Client, Error> {
+    let mut config = Config::infer().await?;
+    // kube retries every call on 429, 503 and 504 up to 15 times with delays of up to 1000 s: a status would be written long after it
+    // was true. Watches have their own backoff, and who writes retries with what is true then.
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
+}
+
+/// Ends a call after [`WRITE_TIMEOUT`].
+pub async fn in_time<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(WRITE_TIMEOUT, call).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(Error::Timeout),
+    }
+}
