@@ -276,7 +276,7 @@ impl Object {
             deleting: metadata.deletion_timestamp.is_some(),
             uid,
         };
-        match serde_json::from_value::<SecurityGroupSpec>(spec.clone()) {
+        match api::read::<SecurityGroupSpec>(spec) {
             Ok(spec) => parse::group(&group, &spec, &mut facts),
             Err(error) => facts.problems.push(Problem::whole(
                 ObjectRef::SecurityGroup(group.clone()),
@@ -293,7 +293,7 @@ impl Object {
         let attachment = AttachmentRef { namespace: namespace.clone(), name };
         let object = ObjectRef::Attachment(attachment.clone());
         let mut problems = Vec::new();
-        let (groups, target) = match serde_json::from_value::<AttachmentSpec>(spec.clone()) {
+        let (groups, target) = match api::read::<AttachmentSpec>(spec) {
             Ok(spec) => {
                 let groups = spec.security_groups.into_iter().map(|name| GroupRef { namespace: namespace.clone(), name }).collect();
                 (groups, target(&object, spec.pod_selector, spec.node_selector.is_some(), &mut problems))

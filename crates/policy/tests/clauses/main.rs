@@ -1,0 +1,6 @@
+//! The clauses of the semantics, one by one, on facts, rules and packets written by hand.
+
+mod facts;
+mod membership;
+mod rules;
+mod verdicts;
