@@ -67,7 +67,7 @@ impl Kernel for FakeKernel {
 
 /// Nothing of the transaction was applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("refused at step {}: {reason}", step.map_or("commit".into(), |step| step.to_string()))]
+#[error("refused at {}: {reason}", step.map_or("commit".into(), |step| format!("step {step}")))]
 pub struct Refused {
     /// The place of the offending step; none where only the whole is wrong.
     pub step: Option<usize>,

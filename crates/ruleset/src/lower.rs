@@ -84,11 +84,10 @@ fn base_chains(ruleset: &mut Ruleset) {
 
 /// The shared part of S36. A packet that is none of these pays two comparisons.
 fn exemptions(ruleset: &mut Ruleset) {
-    let icmpv6 = [("exempt-nd", NEIGHBOUR_DISCOVERY), ("exempt-mld", LISTENER_DISCOVERY)];
-    let icmpv6 = icmpv6
+    let icmpv6 = [("exempt-nd", NEIGHBOUR_DISCOVERY), ("exempt-mld", LISTENER_DISCOVERY)]
         .into_iter()
         .flat_map(|(counter, kinds)| kinds.map(|kind| (counter, kind)))
-        .map(|(counter, kind)| accept(counter, vec![Match::Family(Family::V6), Match::L4Proto(ICMPV6), Match::IcmpType(Family::V6, kind)]));
+        .map(|(counter, kind)| accept(counter, vec![Match::L4Proto(ICMPV6), Match::IcmpType(Family::V6, kind)]));
     let udp = Match::L4Proto(Transport::Udp.number());
     let dhcp =
         DHCP.map(|(from, to)| accept(EXEMPT_DHCP, vec![udp.clone(), Match::SourcePort(from), Match::DestinationPorts { from: to, to }]));

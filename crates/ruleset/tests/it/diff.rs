@@ -1,0 +1,74 @@
+//! A small change stays small.
+
+use policy::model::*;
+use ruleset::{Base, Chain, FakeKernel, Hook, Kernel, Op, Ruleset, Transaction, diff, lower};
+
+use crate::build::*;
+
+fn change(after: &NodePolicy) -> Vec<Op> {
+    diff(&lower(&three_tier()), &lower(after)).ops
+}
+
+#[test]
+fn a_member_that_joins_is_one_element_a_family() {
+    let after = three_tier().members("shop/app", &["10.2.0.3", "10.3.0.3", "fd00:2::3", "fd00:3::3"]);
+    assert_eq!(
+        change(&after),
+        [
+            Op::AddElements("members4/shop/app".into(), addresses(&["10.3.0.3"])),
+            Op::AddElements("members6/shop/app".into(), addresses(&["fd00:3::3"])),
+        ]
+    );
+}
+
+#[test]
+fn a_member_that_leaves_is_one_element_a_family() {
+    let after = three_tier().members("shop/app", &["10.2.0.3"]);
+    assert_eq!(change(&after), [Op::DeleteElements("members6/shop/app".into(), addresses(&["fd00:2::3"]))]);
+}
+
+#[test]
+fn another_group_for_a_pod_refills_its_own_chains_only() {
+    let after = three_tier().pod("shop/app-0", &["10.2.0.3", "fd00:2::3"], &["shop/web"]);
+    let flushed: Vec<Op> = change(&after).into_iter().filter(|op| !matches!(op, Op::AddRule(..))).collect();
+    assert_eq!(flushed, ["in-pod/shop/app-0", "out-pod/shop/app-0"].map(|chain| Op::FlushChain(chain.into())));
+}
+
+#[test]
+fn a_rule_that_goes_takes_its_counter_and_no_other() {
+    let mut after = three_tier();
+    after.groups.get_mut(&group("shop/db")).unwrap().ingress.remove(&rule("c2", tcp(5432), "shop/app"));
+    let ops: Vec<Op> = change(&after).into_iter().filter(|op| !matches!(op, Op::AddRule(..))).collect();
+    assert_eq!(ops, [Op::FlushChain("in/shop/db".into()), Op::DeleteCounter("in/shop/db/sgr-c2".into())]);
+}
+
+#[test]
+fn an_address_goes_over_to_another_pod_by_delete_and_add() {
+    let before = NodePolicy::default().pod("shop/old", &["10.2.0.2"], &[]);
+    let after = NodePolicy::default().pod("shop/new", &["10.2.0.2"], &[]);
+    let (before, after) = (lower(&before), lower(&after));
+    let elements: Vec<String> =
+        diff(&before, &after).ops.iter().map(Op::to_string).filter(|op| op.contains("element") && op.contains(" in4 ")).collect();
+    assert_eq!(
+        elements,
+        ["delete element inet k8s-sg in4 { 10.2.0.2 }", "add element inet k8s-sg in4 { 10.2.0.2 : goto in-pod/shop/new }"]
+    );
+}
+
+/// A newer version of this program may hook elsewhere.
+#[test]
+fn a_base_chain_that_moves_is_made_anew() {
+    let base = |priority| Some(Base { hook: Hook::Input, priority });
+    let at = |priority| Ruleset { chains: [("base".into(), Chain { base: base(priority), rules: vec![] })].into(), ..Ruleset::default() };
+    assert_eq!(diff(&at(-5), &at(7)).ops, [Op::DeleteChain("base".into()), Op::AddChain("base".into(), base(7))]);
+}
+
+#[test]
+fn replacing_works_with_and_without_a_table() {
+    let wanted = lower(&three_tier());
+    for mut kernel in [FakeKernel::new(), FakeKernel::with(lower(&NodePolicy::default())), FakeKernel::with(wanted.clone())] {
+        kernel.commit(&Transaction::replace(&wanted)).unwrap();
+        assert_eq!(kernel.table(), Some(&wanted));
+    }
+    assert!(!Transaction::replace(&Ruleset::default()).is_empty(), "an empty table is still a table");
+}

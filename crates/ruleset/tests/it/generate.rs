@@ -1,0 +1,184 @@
+//! Random policies, packets and rulesets over a small world, so that they meet often.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use api::OnDeny;
+use policy::model::*;
+use proptest::collection::{btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+use ruleset::{Action, Base, Chain, CtStates, Hook, Match, Ruleset, Set, Side, VerdictMap};
+
+use crate::build::{address, addresses, icmp, ports};
+
+const POOL: [&str; 12] = [
+    "10.2.0.1",
+    "10.2.0.2",
+    "10.2.0.3",
+    "10.2.0.4",
+    "10.3.0.5",
+    "192.0.2.6", // six of each family
+    "fd00:2::1",
+    "fd00:2::2",
+    "fd00:2::3",
+    "fd00:2::4",
+    "fd00:3::5",
+    "2001:db8::6",
+];
+
+fn some_addresses() -> impl Strategy<Value = BTreeSet<IpAddr>> {
+    subsequence(POOL.to_vec(), 0..=POOL.len()).prop_map(|some| addresses(&some))
+}
+
+/// Some are no DNS names, some too long for nft.
+fn group() -> impl Strategy<Value = GroupRef> {
+    let namespaces = vec!["shop".to_string(), "n".repeat(63)];
+    let names = vec!["web".to_string(), "app".into(), "DB {".into(), "g".repeat(253)];
+    (select(namespaces), select(names)).prop_map(|(namespace, name)| GroupRef { namespace, name })
+}
+
+fn family() -> impl Strategy<Value = Family> {
+    select(vec![Family::V4, Family::V6])
+}
+
+fn transport() -> impl Strategy<Value = Transport> {
+    select(vec![Transport::Tcp, Transport::Udp, Transport::Sctp])
+}
+
+fn port() -> impl Strategy<Value = u16> {
+    prop_oneof![3 => select(vec![67, 68, 80, 81, 546, 547]), 1 => 1..=u16::MAX]
+}
+
+fn icmp_type() -> impl Strategy<Value = u8> {
+    select(vec![0, 3, 8, 128, 129, 130, 132, 133, 136, 137, 143])
+}
+
+fn traffic() -> impl Strategy<Value = Traffic> {
+    prop_oneof![
+        Just(Traffic::All),
+        (transport(), port(), port()).prop_map(|(transport, one, other)| ports(transport, one.min(other), one.max(other))),
+        (transport(), port()).prop_map(|(transport, port)| ports(transport, port, port)),
+        transport().prop_map(|transport| Traffic::Transport(transport, None)),
+        (family(), option::of(icmp_type()), option::of(0..2u8)).prop_map(|(family, kind, code)| icmp(family, kind, kind.and(code))),
+        select(vec![47, 50, 255]).prop_map(Traffic::Protocol),
+    ]
+}
+
+fn peer() -> impl Strategy<Value = Peer> {
+    let nets = ["0.0.0.0/0", "::/0", "10.2.0.0/16", "10.2.0.2/32", "10.2.0.2/31", "fd00::/8", "fd00:2::3/128", "2001:db8::/32"];
+    prop_oneof![select(nets.to_vec()).prop_map(|net| Peer::Net(net.parse().unwrap())), group().prop_map(Peer::Group)]
+}
+
+fn rules() -> impl Strategy<Value = BTreeSet<Rule>> {
+    let rule = (traffic(), peer(), 0..20u8).prop_map(|(traffic, peer, id)| Rule { traffic, peer, id: format!("sgr-{id:017x}") });
+    btree_set(rule, 0..5)
+}
+
+fn groups() -> impl Strategy<Value = BTreeMap<GroupRef, GroupRules>> {
+    let rules = (rules(), rules()).prop_map(|(ingress, egress)| GroupRules { ingress, egress });
+    proptest::collection::btree_map(group(), rules, 0..5)
+}
+
+/// Endpoints may be in groups whose rules are unknown; rules may name groups that do not exist.
+pub fn policy() -> impl Strategy<Value = NodePolicy> {
+    let owners = vec(option::of(0..4usize), POOL.len());
+    let endpoints = vec((btree_set(group(), 0..3), prop::bool::ANY), 4);
+    let members = proptest::collection::btree_map(group(), some_addresses(), 0..6);
+    (owners, endpoints, groups(), members).prop_map(|(owners, endpoints, groups, members)| {
+        let mut policy = NodePolicy { groups, members, ..NodePolicy::default() };
+        for (text, owner) in POOL.iter().zip(owners) {
+            let Some(owner) = owner else { continue };
+            let (groups, rejects) = &endpoints[owner];
+            let pod = PodRef { namespace: "shop".into(), name: format!("pod-{owner}") };
+            let endpoint = policy.endpoints.entry(pod).or_insert_with(|| Endpoint {
+                groups: groups.clone(),
+                on_deny: if *rejects { OnDeny::Reject } else { OnDeny::Drop },
+                ..Endpoint::default()
+            });
+            endpoint.addresses.insert(address(text));
+        }
+        policy
+    })
+}
+
+pub fn packet() -> impl Strategy<Value = Packet> {
+    let ends = family().prop_flat_map(|family| {
+        let own: Vec<IpAddr> = POOL.iter().copied().map(address).filter(|address| Family::of(*address) == family).collect();
+        (select(own.clone()), select(own))
+    });
+    let payload = prop_oneof![
+        4 => (transport(), port(), port()).prop_map(|(protocol, source, destination)| Payload::Transport { protocol, source, destination }),
+        2 => (icmp_type(), 0..2u8).prop_map(|(kind, code)| Payload::Icmp { kind, code }),
+        1 => select(vec![47, 50, 255]).prop_map(Payload::Protocol),
+    ];
+    let state = prop_oneof![
+        6 => Just(ConnState::New),
+        1 => select(vec![ConnState::Established, ConnState::Related, ConnState::Invalid]),
+    ];
+    let path = prop_oneof![6 => Just(Path::Forward), 2 => Just(Path::Input), 1 => Just(Path::Output)];
+    (ends, payload, state, path).prop_map(|((source, destination), payload, state, path)| Packet {
+        source,
+        destination,
+        payload,
+        state,
+        path,
+    })
+}
+
+/// One random chain: perhaps a base, and rules as numbers that are made to fit what there is.
+type RawChain = (Option<(bool, i32)>, Vec<(u8, usize, bool)>);
+
+/// Rulesets that `lower` does not make: objects that change family, hook or kind under one name.
+pub fn ruleset() -> impl Strategy<Value = Ruleset> {
+    let chain = (option::weighted(0.3, (prop::bool::ANY, 0..2)), vec((0..6u8, 0..6usize, prop::bool::ANY), 0..4));
+    let chains = vec(option::weighted(0.8, chain), 6);
+    let objects = vec(option::weighted(0.8, (prop::bool::ANY, family(), some_addresses(), 0..6usize)), 5);
+    (chains, objects, btree_set(0..3u8, 0..3)).prop_map(|(chains, objects, counters)| assemble(&chains, objects, counters))
+}
+
+/// Jumps lead upwards, look-ups stand in the lower half of the chains and lead to the upper half: so there are no loops.
+fn assemble(chains: &[Option<RawChain>], objects: Vec<Option<(bool, Family, BTreeSet<IpAddr>, usize)>>, counters: BTreeSet<u8>) -> Ruleset {
+    let half = chains.len() / 2;
+    let regular = |index: usize| matches!(chains.get(index), Some(Some((None, _))));
+    let mut made = Ruleset { counters: counters.into_iter().map(|counter| format!("counter-{counter}")).collect(), ..Ruleset::default() };
+    for (index, object) in objects.into_iter().enumerate() {
+        let Some((is_set, family, addresses, first)) = object else { continue };
+        let own = addresses.into_iter().filter(|address| Family::of(*address) == family);
+        let name = format!("object-{index}");
+        if is_set {
+            made.sets.insert(name, Set { family, elements: own.collect() });
+        } else {
+            let targets: Vec<usize> = (half..chains.len()).filter(|index| regular(*index)).collect();
+            let element = |(place, key)| Some((key, format!("chain-{}", targets.get((first + place) % targets.len().max(1))?)));
+            made.maps.insert(name, VerdictMap { family, elements: own.enumerate().filter_map(element).collect() });
+        }
+    }
+    for (index, chain) in chains.iter().enumerate() {
+        let Some((base, raw)) = chain else { continue };
+        let base = base.map(|(input, priority)| Base { hook: if input { Hook::Input } else { Hook::Forward }, priority });
+        let mut rules = Vec::new();
+        for (kind, number, flag) in raw {
+            let (object, side) = (format!("object-{number}"), if *flag { Side::Source } else { Side::Destination });
+            let counter = made.counters.iter().nth(*number).cloned();
+            let set = made.sets.get(&object).map(|set| Match::InSet { side, family: set.family, set: object.clone() });
+            let action = match kind {
+                0 => Action::Accept,
+                1 | 2 if number + index + 1 < chains.len() && regular(number + index + 1) => {
+                    let to = format!("chain-{}", number + index + 1);
+                    if *flag { Action::Jump(to) } else { Action::Goto(to) }
+                }
+                3 if index < half && made.maps.contains_key(&object) => {
+                    Action::Lookup { side, family: made.maps[&object].family, map: object }
+                }
+                4 => Action::Return,
+                _ => Action::Drop,
+            };
+            let state = Match::CtState(CtStates { new: true, invalid: *flag, ..CtStates::default() });
+            rules.push(ruleset::Rule { matches: set.into_iter().chain([state]).collect(), counter, action });
+        }
+        made.chains.insert(format!("chain-{index}"), Chain { base, rules });
+    }
+    made
+}

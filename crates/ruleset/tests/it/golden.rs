@@ -1,0 +1,63 @@
+//! Named scenarios as nft text.
+
+use policy::model::*;
+use ruleset::{Ruleset, Transaction, diff, lower};
+
+use crate::build::*;
+
+#[test]
+fn nothing_guarded() {
+    insta::assert_snapshot!(lower(&NodePolicy::default()));
+}
+
+#[test]
+fn three_tiers() {
+    insta::assert_snapshot!(lower(&three_tier()));
+}
+
+/// S10–S20, S32: one of each.
+#[test]
+fn every_kind_of_rule() {
+    let policy = NodePolicy::default()
+        .rejecting_pod("edge/proxy", &["10.2.0.7"], &["edge/proxy", "edge/spare"])
+        .pod("edge/closed", &["fd00:2::8"], &[])
+        .group(
+            "edge/proxy",
+            &[
+                rule("01", Traffic::All, "edge/proxy"),
+                rule("02", ports(Transport::Tcp, 8000, 8999), "192.168.0.0/16"),
+                rule("03", Traffic::Transport(Transport::Udp, None), "fd00::/8"),
+                rule("04", ports(Transport::Sctp, 38412, 38412), "203.0.113.9/32"),
+                rule("05", icmp(Family::V4, Some(8), Some(0)), "0.0.0.0/0"),
+                rule("06", icmp(Family::V4, Some(3), None), "edge/gone"),
+                rule("07", icmp(Family::V6, None, None), "::/0"),
+                rule("08", icmp(Family::V6, Some(128), None), "10.0.0.0/8"),
+                rule("09", Traffic::Protocol(47), "fd00::1/128"),
+            ],
+            &[],
+        )
+        .group("edge/spare", &[], &[rule("0a", tcp(443), "Not a/DNS name")])
+        .members("edge/proxy", &["10.2.0.7"]);
+    insta::assert_snapshot!(lower(&policy));
+}
+
+#[test]
+fn from_nothing() {
+    insta::assert_snapshot!(Transaction::replace(&lower(&NodePolicy::default().pod("shop/web-0", &["10.2.0.2"], &[]))));
+}
+
+#[test]
+fn a_pod_takes_over_an_address_and_a_rule_goes() {
+    let mut after = three_tier();
+    after.endpoints.remove(&pod("shop/app-0"));
+    let mut after = after.pod("shop/web-1", &["10.2.0.3", "fd00:2::5"], &["shop/web"]).members("shop/app", &[]);
+    after.groups.get_mut(&group("shop/web")).unwrap().ingress.remove(&rule("a2", tcp(443), "0.0.0.0/0"));
+    insta::assert_snapshot!(diff(&lower(&three_tier()), &lower(&after)));
+}
+
+#[test]
+fn the_hash_is_stable_and_tells_rulesets_apart() {
+    assert_eq!(Ruleset::default().hash(), "55f3c49b9bf5b5f5867640618da124d5468b8e6ed2624173cccb0fe41578204e");
+    assert_eq!(lower(&three_tier()).hash(), lower(&three_tier()).hash());
+    assert_ne!(lower(&three_tier()).hash(), lower(&three_tier().members("shop/app", &[])).hash());
+}

@@ -1,0 +1,10 @@
+//! Tests of the crate from outside, in one program.
+
+mod build;
+mod diff;
+mod fake_kernel;
+mod generate;
+mod golden;
+mod lint;
+mod properties;
+mod trace;

@@ -1,0 +1,45 @@
+//! What holds of every policy, ruleset and packet.
+
+use policy::verdict;
+use proptest::prelude::*;
+use ruleset::{FakeKernel, Kernel, Refused, Ruleset, Transaction, diff, lower, trace};
+
+use crate::generate;
+
+fn applied(from: &Ruleset, transaction: &Transaction) -> Result<Option<Ruleset>, Refused> {
+    let mut kernel = FakeKernel::with(from.clone());
+    kernel.commit(transaction)?;
+    kernel.load()
+}
+
+fn leads(from: &Ruleset, to: &Ruleset) -> Result<(), TestCaseError> {
+    let steps = diff(from, to);
+    prop_assert_eq!(applied(from, &steps), Ok(Some(to.clone())), "steps:\n{}", steps);
+    prop_assert_eq!(steps.is_empty(), from == to);
+    prop_assert_eq!(diff(to, to), Transaction::default());
+    prop_assert_eq!(applied(from, &Transaction::replace(to)), Ok(Some(to.clone())));
+    prop_assert_eq!(from.hash() == to.hash(), from == to);
+    Ok(())
+}
+
+proptest! {
+    /// What `lower` makes is legal, and every change of policy is one legal transaction that leads where it should.
+    #[test]
+    fn changes_of_policy_lead_there(from in generate::policy(), to in generate::policy()) {
+        leads(&lower(&from), &lower(&to))?;
+    }
+
+    #[test]
+    fn changes_of_any_ruleset_lead_there(from in generate::ruleset(), to in generate::ruleset()) {
+        leads(&from, &to)?;
+    }
+
+    /// The ruleset is the policy (S1–S37).
+    #[test]
+    fn the_trace_is_the_verdict(policy in generate::policy(), packets in prop::collection::vec(generate::packet(), 40)) {
+        let ruleset = lower(&policy);
+        for packet in packets {
+            prop_assert_eq!(trace(&ruleset, &packet), verdict(&policy, &packet), "{:?}\n{}", packet, ruleset);
+        }
+    }
+}
