@@ -3,6 +3,7 @@
 use policy::model::{ConnState, Verdict};
 use policy::verdict;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use ruleset::{FakeKernel, Kernel, Transaction, lower, trace};
 
 proptest! {
