@@ -130,6 +130,9 @@ pub fn packet() -> impl Strategy<Value = Packet> {
 /// One random chain: perhaps a base, and rules as numbers that are made to fit what there is.
 type RawChain = (Option<(bool, i32)>, Vec<(u8, usize, bool)>);
 
+/// One random set (or else map): its family, its addresses, and where a map's targets begin.
+type RawObject = (bool, Family, BTreeSet<IpAddr>, usize);
+
 /// Rulesets that `lower` does not make: objects that change family, hook or kind under one name.
 pub fn ruleset() -> impl Strategy<Value = Ruleset> {
     let chain = (option::weighted(0.3, (prop::bool::ANY, 0..2)), vec((0..6u8, 0..6usize, prop::bool::ANY), 0..4));
@@ -139,7 +142,7 @@ pub fn ruleset() -> impl Strategy<Value = Ruleset> {
 }
 
 /// Jumps lead upwards, look-ups stand in the lower half of the chains and lead to the upper half: so there are no loops.
-fn assemble(chains: &[Option<RawChain>], objects: Vec<Option<(bool, Family, BTreeSet<IpAddr>, usize)>>, counters: BTreeSet<u8>) -> Ruleset {
+fn assemble(chains: &[Option<RawChain>], objects: Vec<Option<RawObject>>, counters: BTreeSet<u8>) -> Ruleset {
     let half = chains.len() / 2;
     let regular = |index: usize| matches!(chains.get(index), Some(Some((None, _))));
     let mut made = Ruleset { counters: counters.into_iter().map(|counter| format!("counter-{counter}")).collect(), ..Ruleset::default() };
