@@ -16,6 +16,8 @@ pub mod model;
 mod parse;
 mod problem;
 pub mod resolve;
+pub mod slices;
+pub mod status;
 pub mod text;
 mod verdict;
 

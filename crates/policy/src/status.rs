@@ -1,0 +1,306 @@
+//! What users read: the status of groups and attachments, from the facts and from what nodes report.
+//!
+//! `Programmed` is only ever said of what nodes have reported: a group made again under its name, a rule that a node has not got yet,
+//! a node that has never reported all keep it from being True.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::condition::{ACCEPTED, PROGRAMMED, READY, STALE_RULES, WITHIN_QUOTA};
+use api::{AttachmentStatus, NodeCounts, NodeReportStatus, RuleCounts, SecurityGroupStatus, Skipped};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::index::{Attachment, Cluster, SecurityGroup};
+use crate::model::{GroupRef, NodeName, Peer, PodRef};
+use crate::parse::DUPLICATE;
+use crate::problem::{AttachmentRef, Problem};
+use crate::resolve::Resolution;
+
+/// S24: (rule, peer) pairs a group may have in each direction.
+pub const PAIRS_PER_DIRECTION: usize = 50;
+/// S24: groups an endpoint may be in.
+pub const GROUPS_PER_ENDPOINT: usize = 5;
+/// How many skipped pods a status names.
+const SKIPPED_NAMED: usize = 20;
+/// How many things of a kind a message names.
+const NAMED: usize = 3;
+/// Characters a message has at most: a spec that cannot be read may say anything.
+const MESSAGE: usize = 1024;
+
+const OVER_PAIRS: &str = "RulesPerSecurityGroupLimitExceeded";
+const OVER_GROUPS: &str = "SecurityGroupsPerInterfaceLimitExceeded";
+
+/// Everything that statuses are made from.
+#[derive(Debug)]
+pub struct View<'a> {
+    cluster: &'a Cluster,
+    resolution: &'a Resolution,
+    groups: BTreeMap<(&'a str, &'a str), Applied<'a>>,
+    attachments: BTreeMap<(&'a str, &'a str), Applied<'a>>,
+}
+
+/// Which UID and generation of an object each node has in force.
+type Applied<'a> = BTreeMap<&'a NodeName, (&'a str, i64)>;
+
+impl<'a> View<'a> {
+    /// Puts the reports in order by object.
+    pub fn new(cluster: &'a Cluster, resolution: &'a Resolution, reports: &'a BTreeMap<NodeName, NodeReportStatus>) -> View<'a> {
+        let mut view = View { cluster, resolution, groups: BTreeMap::new(), attachments: BTreeMap::new() };
+        for (node, report) in reports {
+            for group in &report.groups {
+                let applied = view.groups.entry((&group.namespace, &group.name)).or_default();
+                applied.insert(node, (&group.uid, group.generation));
+            }
+            for attachment in &report.attachments {
+                let applied = view.attachments.entry((&attachment.namespace, &attachment.name)).or_default();
+                applied.insert(node, (&attachment.uid, attachment.generation));
+            }
+        }
+        view
+    }
+
+    /// The status of a group; `None` where there is no such group. Its conditions carry no time yet, see [`stamp`].
+    pub fn group(&self, group: &GroupRef) -> Option<SecurityGroupStatus> {
+        let facts = self.cluster.groups.get(group)?;
+        let members = self.resolution.members.get(group);
+        let object = Object {
+            uid: &facts.uid,
+            generation: facts.generation,
+            applied: self.groups.get(&(group.namespace.as_str(), group.name.as_str())),
+        };
+        let stale = self.stale(facts);
+        let (nodes, programmed) = object.programmed(&self.nodes(members), "NoMembers", "No endpoint is in this group.");
+        let accepted = accepted(&facts.problems, "All rules are understood.");
+        let conditions = vec![ready(&accepted, &programmed), accepted, programmed, stale_rules(&stale), self.within_quota(facts, members)];
+        Some(SecurityGroupStatus {
+            observed_generation: Some(facts.generation),
+            group_id: Some(facts.id.clone()),
+            members: count(members.map_or(0, BTreeSet::len)),
+            rules: RuleCounts {
+                ingress: count(facts.rules.ingress.len()),
+                egress: count(facts.rules.egress.len()),
+                stale: count(stale.len()),
+            },
+            nodes,
+            conditions: conditions.into_iter().map(|said| said.of(facts.generation)).collect(),
+        })
+    }
+
+    /// The status of an attachment; `None` where there is no such attachment. Its conditions carry no time yet, see [`stamp`].
+    pub fn attachment(&self, attachment: &AttachmentRef) -> Option<AttachmentStatus> {
+        let facts = self.cluster.attachments.get(attachment)?;
+        let endpoints = self.resolution.attached.get(attachment);
+        let applied = self.attachments.get(&(attachment.namespace.as_str(), attachment.name.as_str()));
+        let object = Object { uid: &facts.uid, generation: facts.generation, applied };
+        let (nodes, programmed) = object.programmed(&self.nodes(endpoints), "NoEndpoints", "It selects no pod that has an address.");
+        let accepted = self.attachment_accepted(facts, endpoints);
+        let skipped = self.resolution.skipped.get(attachment);
+        let name = |pod: &PodRef| Skipped { name: pod.name.clone(), reason: "HostNetwork".into() };
+        Some(AttachmentStatus {
+            observed_generation: Some(facts.generation),
+            endpoints: count(endpoints.map_or(0, BTreeSet::len)),
+            skipped: skipped.into_iter().flatten().take(SKIPPED_NAMED).map(name).collect(),
+            skipped_count: count(skipped.map_or(0, BTreeSet::len)),
+            nodes,
+            conditions: [ready(&accepted, &programmed), accepted, programmed].into_iter().map(|said| said.of(facts.generation)).collect(),
+        })
+    }
+
+    fn nodes(&self, pods: Option<&BTreeSet<PodRef>>) -> BTreeSet<&'a NodeName> {
+        let endpoints = pods.into_iter().flatten().filter_map(|pod| self.resolution.endpoints.get(pod));
+        endpoints.filter_map(|endpoint| endpoint.node.as_ref()).collect()
+    }
+
+    /// S20: the pairs whose peer does not exist: where they stand, and the peer.
+    fn stale(&self, facts: &'a SecurityGroup) -> Vec<(&'a str, &'a GroupRef)> {
+        let mut stale: Vec<_> = facts
+            .rules
+            .ingress
+            .iter()
+            .chain(&facts.rules.egress)
+            .filter_map(|rule| match &rule.peer {
+                Peer::Group(peer) if !self.cluster.groups.contains_key(peer) => {
+                    Some((facts.places.get(&rule.id).map_or("", String::as_str), peer))
+                }
+                _ => None,
+            })
+            .collect();
+        stale.sort();
+        stale
+    }
+
+    /// S24: what is over quota is in force all the same, and said.
+    fn within_quota(&self, facts: &SecurityGroup, members: Option<&BTreeSet<PodRef>>) -> Said {
+        let (ingress, egress) = (facts.rules.ingress.len(), facts.rules.egress.len());
+        let directions = [(ingress, "ingress"), (egress, "egress")];
+        if let Some((pairs, direction)) = directions.into_iter().find(|(pairs, _)| *pairs > PAIRS_PER_DIRECTION) {
+            let message = format!("{pairs} {direction} (rule, peer) pairs, the limit is {PAIRS_PER_DIRECTION}; all are in force");
+            return Said::new(WITHIN_QUOTA, FALSE, OVER_PAIRS, message);
+        }
+        match self.over_groups(members) {
+            Some(message) => Said::new(WITHIN_QUOTA, FALSE, OVER_GROUPS, message),
+            None => Said::new(WITHIN_QUOTA, TRUE, "WithinQuota", "No limit is exceeded."),
+        }
+    }
+
+    fn over_groups(&self, pods: Option<&BTreeSet<PodRef>>) -> Option<String> {
+        let over = |pod: &&PodRef| self.group_count(pod) > GROUPS_PER_ENDPOINT;
+        let mut pods = pods.into_iter().flatten().filter(over);
+        let first = pods.next()?;
+        let others = match pods.count() {
+            0 => String::new(),
+            others => format!(" (and {others} more)"),
+        };
+        let groups = self.group_count(first);
+        Some(format!("Pod {first}{others} is in {groups} groups, the limit is {GROUPS_PER_ENDPOINT}; all are in force"))
+    }
+
+    fn group_count(&self, pod: &PodRef) -> usize {
+        self.resolution.endpoints.get(pod).map_or(0, |endpoint| endpoint.groups.len() + endpoint.missing.len())
+    }
+
+    fn attachment_accepted(&self, facts: &Attachment, endpoints: Option<&BTreeSet<PodRef>>) -> Said {
+        let missing: Vec<&str> = facts.groups.iter().filter(|g| !self.cluster.groups.contains_key(g)).map(|g| g.name.as_str()).collect();
+        if !facts.problems.is_empty() || missing.is_empty() {
+            let accepted = accepted(&facts.problems, "All groups exist.");
+            return match self.over_groups(endpoints) {
+                Some(message) if accepted.status == TRUE => Said::new(ACCEPTED, FALSE, OVER_GROUPS, message),
+                _ => accepted,
+            };
+        }
+        let which = match missing.as_slice() {
+            [one] => format!("SecurityGroup {one} does not exist in this namespace; create it or take it out of securityGroups"),
+            _ => format!(
+                "SecurityGroups {} do not exist in this namespace; create them or take them out of securityGroups",
+                list(&missing, ", ")
+            ),
+        };
+        let message = format!("{which}. Until then pods stay guarded by their other groups, and closed where they have none");
+        Said::new(ACCEPTED, FALSE, "GroupNotFound", message)
+    }
+}
+
+/// Gives each condition the time of its last transition: the one it had, where its status is as it was, otherwise `now`.
+pub fn stamp(conditions: &mut [Condition], present: &[Condition], now: Timestamp) {
+    for condition in conditions {
+        let old = present.iter().find(|old| old.type_ == condition.type_ && old.status == condition.status);
+        condition.last_transition_time = old.map_or(Time(now), |old| old.last_transition_time.clone());
+    }
+}
+
+const TRUE: &str = "True";
+const FALSE: &str = "False";
+const UNKNOWN: &str = "Unknown";
+const PROGRAMMING: &str = "Programming";
+
+/// What a condition says.
+#[derive(Clone)]
+struct Said {
+    type_: &'static str,
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+impl Said {
+    fn new(type_: &'static str, status: &'static str, reason: &'static str, message: impl Into<String>) -> Said {
+        Said { type_, status, reason, message: message.into() }
+    }
+
+    fn of(self, generation: i64) -> Condition {
+        let message = match self.message.char_indices().nth(MESSAGE) {
+            Some((end, _)) => format!("{}…", &self.message[..end]),
+            None => self.message,
+        };
+        Condition {
+            type_: self.type_.into(),
+            status: self.status.into(),
+            reason: self.reason.into(),
+            message,
+            observed_generation: Some(generation),
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        }
+    }
+}
+
+/// An object that nodes put in force.
+struct Object<'a> {
+    uid: &'a str,
+    generation: i64,
+    applied: Option<&'a Applied<'a>>,
+}
+
+impl Object<'_> {
+    fn programmed(&self, desired: &BTreeSet<&NodeName>, none: &'static str, none_message: &str) -> (NodeCounts, Said) {
+        // A report of a node that has no endpoint of it proves nothing, and one of another UID is of another object of this name.
+        let on = |node: &&NodeName| self.applied.and_then(|applied| applied.get(*node)).copied().filter(|(uid, _)| *uid == self.uid);
+        let has_it = |node: &&NodeName| on(node).is_some_and(|(_, generation)| generation == self.generation);
+        let lagging: Vec<String> = desired
+            .iter()
+            .filter(|node| !has_it(node))
+            .map(|node| match on(node) {
+                Some((_, generation)) => format!("{node} has generation {generation}"),
+                None => format!("{node} has not reported it"),
+            })
+            .collect();
+        let (total, programmed) = (desired.len(), desired.len() - lagging.len());
+        let said = if desired.is_empty() {
+            Said::new(PROGRAMMED, TRUE, none, none_message)
+        } else if lagging.is_empty() {
+            Said::new(PROGRAMMED, TRUE, PROGRAMMED, format!("Generation {} is in force on {total} of {total} nodes.", self.generation))
+        } else {
+            let message = format!("Generation {} is in force on {programmed} of {total} nodes: {}", self.generation, list(&lagging, ", "));
+            Said::new(PROGRAMMED, FALSE, PROGRAMMING, message)
+        };
+        (NodeCounts { desired: count(total), programmed: count(programmed), summary: format!("{programmed}/{total}") }, said)
+    }
+}
+
+/// Every problem of an object but duplicates, which change no verdict (S22), keeps it from being accepted (S38).
+fn accepted(problems: &[Problem], all_well: &str) -> Said {
+    let (duplicates, serious): (Vec<&Problem>, Vec<&Problem>) = problems.iter().partition(|problem| problem.reason == DUPLICATE);
+    if let Some(first) = serious.first() {
+        let lines: Vec<String> =
+            serious.iter().map(|p| if p.rule.is_empty() { p.message.clone() } else { format!("{}: {}", p.rule, p.message) }).collect();
+        return Said::new(ACCEPTED, FALSE, first.reason, list(&lines, "; "));
+    }
+    if !duplicates.is_empty() {
+        let lines: Vec<String> = duplicates.iter().map(|p| format!("{} {}", p.rule, p.message)).collect();
+        return Said::new(ACCEPTED, TRUE, DUPLICATE, list(&lines, "; "));
+    }
+    Said::new(ACCEPTED, TRUE, ACCEPTED, all_well)
+}
+
+fn ready(accepted: &Said, programmed: &Said) -> Said {
+    if accepted.status != TRUE {
+        return Said { type_: READY, ..accepted.clone() };
+    }
+    if programmed.status != TRUE {
+        return Said { type_: READY, status: UNKNOWN, ..programmed.clone() };
+    }
+    Said::new(READY, TRUE, READY, programmed.message.clone())
+}
+
+fn stale_rules(stale: &[(&str, &GroupRef)]) -> Said {
+    if stale.is_empty() {
+        return Said::new(STALE_RULES, FALSE, "AllPeersExist", "Every peer exists.");
+    }
+    let lines: Vec<String> = stale.iter().map(|(place, peer)| format!("{place}: SecurityGroup {peer} does not exist")).collect();
+    let message = format!("{}. They match nothing until the groups are created; or take them out", list(&lines, "; "));
+    Said::new(STALE_RULES, TRUE, "PeerNotFound", message)
+}
+
+fn list(items: &[impl AsRef<str>], separator: &str) -> String {
+    let mut text = items.iter().take(NAMED).map(AsRef::as_ref).collect::<Vec<_>>().join(separator);
+    if items.len() > NAMED {
+        text.push_str(&format!(" and {} more", items.len() - NAMED));
+    }
+    text
+}
+
+fn count(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
