@@ -63,7 +63,14 @@ mod tests {
 
     #[test]
     fn moving_a_separator_gives_another_name() {
-        let names = [name("in", &["a/b", "c"]), name("in", &["a", "b/c"]), name("in", &["a", "b", "c"]), name("in", &["a/b/c"])];
+        let names = [
+            name("in", &["a/b", "c"]),
+            name("in", &["a", "b/c"]),
+            name("in", &["a", "b", "c"]),
+            name("in", &["a/b/c"]),
+            name("in", &["a/", "b"]),
+            name("in", &["a", "/b"]),
+        ];
         for (i, one) in names.iter().enumerate() {
             assert!(names[i + 1..].iter().all(|other| one != other), "{one}");
         }
