@@ -1,2 +1,131 @@
-//! placeholder
-fn main() {}
+//! The node program: facts in, one table out, the difference to the kernel, and what is in force is reported.
+//!
+//! *In:* watches of this node's pods, of groups, attachments and namespaces, and of the member slices that its rules name.
+//! *Out:* the table `inet k8s-sg` of this node, and its NodeReport.
+//!
+//! ```text
+//! watches ─▶ Facts ─▶ plan ─▶ Enforcement ─▶ Committed<Plan> ─▶ Report ─▶ Throttle ─▶ NodeReport
+//! ```
+//!
+//! Invariants
+//! 1. One task owns the facts. A sync is whole: resolve, compile, lower, diff, commit, report.
+//! 2. Nothing is committed before every watch, that of the named groups' slices included, has delivered its first list.
+//! 3. The table outlives the program (S41): it is taken over at the start and left at the end, whatever the end.
+//! 4. What is reported is in force: only a commit hands out [`enforce::Committed`], and only of that a report is made.
+//!
+//! Not here: what rules mean (`policy`), how nftables says it (`ruleset`), how the kernel is told (`netlink`), watches (`runtime`).
+
+mod agent;
+mod enforce;
+mod facts;
+mod metrics;
+mod pace;
+mod plan;
+mod report;
+mod reporter;
+mod slices;
+mod thread;
+mod throttle;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Parser;
+use policy::model::NodeName;
+use runtime::health::{Readiness, Registry};
+use runtime::watch::Watches;
+use runtime::{client, health, logs, shutdown};
+use tokio::sync::watch;
+
+use crate::agent::Agent;
+use crate::facts::{Facts, Message};
+use crate::metrics::Metrics;
+use crate::report::Report;
+use crate::reporter::Reporter;
+use crate::thread::KernelThread;
+
+/// Enforces security groups on one node.
+#[derive(Debug, Parser)]
+#[command(name = "agent", version)]
+struct Options {
+    /// The name of this node in Kubernetes.
+    #[arg(long, env = "NODE_NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    node_name: String,
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:9650")]
+    listen: SocketAddr,
+    /// What is logged, in the syntax of RUST_LOG, which wins where it is set.
+    #[arg(long, default_value = "info")]
+    log: String,
+    /// How it is logged: text or json.
+    #[arg(long, default_value = "text")]
+    log_format: logs::Format,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    if let Err(error) = logs::start(options.log_format, &options.log) {
+        eprintln!("agent: {error}");
+        return ExitCode::from(2);
+    }
+    match run(options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: Options) -> anyhow::Result<()> {
+    let node = NodeName(options.node_name);
+    let shutdown = shutdown::on_signal()?;
+    require_net_admin()?;
+    let kernel = KernelThread::start(netlink::Nftables::open).await?;
+
+    let readiness = Readiness::default();
+    let mut registry = Registry::with_prefix("securitygroups_agent");
+    let client = client::connect().await?;
+    let (watches, messages) = Watches::<Message>::new(client.clone(), readiness.clone(), &mut registry);
+    let metrics = Metrics::new(&mut registry);
+    let (address, _server) = health::serve(options.listen, readiness.clone(), registry, shutdown.clone())
+        .await
+        .with_context(|| format!("cannot listen on {}", options.listen))?;
+    tracing::info!(%node, %address, version = env!("CARGO_PKG_VERSION"), "starting");
+
+    let _open = [
+        watches.pods(Some(&node), Message::Fact),
+        watches.security_groups(Message::Fact),
+        watches.attachments(Message::Fact),
+        watches.namespaces(Message::Fact),
+    ];
+    let reporter = Reporter::new(&client, node.clone());
+    let report = Report::continuing(reporter.earlier().await);
+    let (reports, wanted) = watch::channel(None);
+    tokio::spawn(reporter.run(wanted));
+
+    let agent = Agent { facts: Facts::new(node), watches: Arc::new(watches), messages, kernel, report, reports, readiness, metrics };
+    agent.run(shutdown).await?;
+    tracing::info!("ended; the rules stay in force");
+    Ok(())
+}
+
+/// nftables answers to a process without it with a bare "operation not permitted", and only at the first commit.
+fn require_net_admin() -> anyhow::Result<()> {
+    const CAP_NET_ADMIN: u32 = 12;
+    let status = std::fs::read_to_string("/proc/self/status").context("cannot read this process's capabilities")?;
+    anyhow::ensure!(
+        has_capability(&status, CAP_NET_ADMIN),
+        "CAP_NET_ADMIN is missing: run as root with capabilities.add [NET_ADMIN]; nothing was changed"
+    );
+    Ok(())
+}
+
+/// Whether the text of `/proc/PID/status` shows the capability as effective.
+fn has_capability(status: &str, capability: u32) -> bool {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).is_some_and(|bits| bits & (1 << capability) != 0)
+}

@@ -1,0 +1,110 @@
+//! The loop: one task owns the facts, no locks.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use api::NodeReportStatus;
+use policy::index::Changed;
+use runtime::health::Readiness;
+use runtime::patch::now;
+use runtime::shutdown::CancellationToken;
+use runtime::watch::{Watch, Watches};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::facts::{Facts, Message};
+use crate::metrics::Metrics;
+use crate::pace::Pace;
+use crate::report::Report;
+use crate::slices::Epoch;
+use crate::thread::{Gone, KernelThread};
+
+/// What `/readyz` waits for, beside the watches.
+const FIRST_SYNC: &str = "first sync";
+
+/// Everything that the loop holds.
+pub struct Agent {
+    /// What is known.
+    pub facts: Facts<Watch>,
+    /// Opens the watches of member slices.
+    pub watches: Arc<Watches<Message>>,
+    /// What the watches say.
+    pub messages: mpsc::Receiver<Message>,
+    /// The kernel's side.
+    pub kernel: KernelThread,
+    /// What is said of what is in force.
+    pub report: Report,
+    /// To the reporter.
+    pub reports: watch::Sender<Option<NodeReportStatus>>,
+    /// Told after the first sync.
+    pub readiness: Readiness,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+impl Agent {
+    /// Runs until shutdown. Whatever ends it, the table stays as it is (S41).
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Gone> {
+        self.readiness.wait(FIRST_SYNC, "not all first lists are in");
+        let mut pace = Pace::default();
+        loop {
+            let due = pace.due();
+            tokio::select! {
+                message = self.messages.recv() => {
+                    let Some(message) = message else { return Ok(()) };
+                    self.take(message, &mut pace);
+                    while let Ok(message) = self.messages.try_recv() {
+                        self.take(message, &mut pace);
+                    }
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.sync(&mut pace).await?,
+                () = shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message, pace: &mut Pace) {
+        if self.facts.take(message) == Changed::Yes {
+            pace.changed(Instant::now());
+        }
+    }
+
+    async fn sync(&mut self, pace: &mut Pace) -> Result<(), Gone> {
+        let begun = pace.begin().unwrap_or_else(Instant::now);
+        let watches = &self.watches;
+        let open = |epoch: Epoch, ids: &BTreeSet<String>| watches.member_slices_of(ids, move |change| Message::Slices(epoch, change));
+        let Some(plan) = self.facts.plan(open) else { return Ok(()) };
+        let outcome = self.kernel.enforce(plan).await?;
+        pace.ended(outcome.is_ok(), Instant::now());
+        let status = match outcome {
+            Ok(committed) => {
+                let plan = committed.value();
+                self.metrics.sync_seconds.observe(begun.elapsed().as_secs_f64());
+                self.metrics.endpoints.set(i64::try_from(plan.endpoints).unwrap_or(i64::MAX));
+                self.metrics.groups.set(i64::try_from(plan.groups.len()).unwrap_or(i64::MAX));
+                self.metrics.problems.set(i64::try_from(plan.problems.len()).unwrap_or(i64::MAX));
+                if committed.ops > 0 {
+                    self.metrics.commits.inc();
+                    self.metrics.ops.inc_by(u64::try_from(committed.ops).unwrap_or(u64::MAX));
+                    tracing::info!(
+                        ops = committed.ops,
+                        endpoints = plan.endpoints,
+                        groups = plan.groups.len(),
+                        took = ?begun.elapsed(),
+                        hash = committed.hash,
+                        "in force"
+                    );
+                }
+                self.readiness.done(FIRST_SYNC);
+                self.report.committed(&committed, &now())
+            }
+            Err(failure) => {
+                self.metrics.failures.inc();
+                tracing::error!(%failure, "the kernel did not take the change; what was in force stays in force");
+                self.report.failed(&failure, &now())
+            }
+        };
+        self.reports.send_replace(Some(status));
+        Ok(())
+    }
+}

@@ -1,0 +1,71 @@
+//! What this node knows, and when it knows enough to act.
+
+use std::collections::BTreeSet;
+
+use policy::Cluster;
+use policy::index::{Changed, Kind};
+use policy::model::NodeName;
+use runtime::watch::Change;
+
+use crate::plan::{Plan, plan};
+use crate::slices::{Epoch, Slices, concerns_slices};
+
+/// What the watches say.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// A change of pods, groups, attachments or namespaces.
+    Fact(Change),
+    /// A change of member slices, from the watch of this epoch.
+    Slices(Epoch, Change),
+}
+
+/// The kinds whose first lists must be in; member slices come after them, since only they say which slices to ask for.
+const FIRST: [Kind; 4] = [Kind::Pod, Kind::SecurityGroup, Kind::Attachment, Kind::Namespace];
+
+/// All facts of this node.
+#[derive(Debug)]
+pub struct Facts<W> {
+    node: NodeName,
+    cluster: Cluster,
+    listed: BTreeSet<Kind>,
+    slices: Slices<W>,
+}
+
+impl<W> Facts<W> {
+    /// Nothing known yet.
+    pub fn new(node: NodeName) -> Facts<W> {
+        Facts { node, cluster: Cluster::default(), listed: BTreeSet::new(), slices: Slices::default() }
+    }
+
+    /// Takes a message; whether it calls for another plan.
+    pub fn take(&mut self, message: Message) -> Changed {
+        match message {
+            Message::Slices(epoch, change) => self.slices.take(epoch, change, &mut self.cluster),
+            Message::Fact(change) if concerns_slices(&change) => Changed::No,
+            Message::Fact(change) => {
+                let first = match &change {
+                    Change::Reset(kind, _) => self.listed.insert(*kind),
+                    _ => false,
+                };
+                let changed = change.apply_to(&mut self.cluster);
+                // An empty first list is news as well.
+                if first { Changed::Yes } else { changed }
+            }
+        }
+    }
+
+    /// What should be in force now; `None` as long as a first list is missing, since a table made from half the facts would open what is
+    /// closed and close what is open. Asks for the member slices that the plan names by `open`.
+    pub fn plan(&mut self, mut open: impl FnMut(Epoch, &BTreeSet<String>) -> W) -> Option<Plan> {
+        if !FIRST.iter().all(|kind| self.listed.contains(kind)) {
+            return None;
+        }
+        let mut planned = plan(&self.cluster, &self.node);
+        let before = self.slices.listed();
+        self.slices.want(planned.named.clone(), &mut self.cluster, &mut open);
+        if !before && self.slices.listed() {
+            planned = plan(&self.cluster, &self.node);
+        }
+        self.slices.listed().then_some(planned)
+    }
+}

@@ -1,0 +1,67 @@
+//! What is said of what is in force.
+
+use api::{AppliedGroup, NodeReportStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use policy::model::GroupRef;
+use runtime::condition::{Status, Wanted, merge};
+
+use crate::enforce::{Committed, Failure};
+use crate::plan::Plan;
+
+/// The last report, from which the next is made.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    status: NodeReportStatus,
+}
+
+impl Report {
+    /// Goes on from what an earlier run of this program reported.
+    pub fn continuing(status: NodeReportStatus) -> Report {
+        Report { status }
+    }
+
+    /// A plan is in force.
+    pub fn committed(&mut self, committed: &Committed<Plan>, now: &Time) -> NodeReportStatus {
+        let plan = committed.value();
+        let same_table = self.status.ruleset_hash == committed.hash;
+        let groups = plan.groups.iter().filter_map(|group| self.in_force(plan, group)).collect();
+        let ready = Wanted {
+            type_: api::condition::READY,
+            status: Status::True,
+            reason: "InForce".into(),
+            message: "the kernel has the rules that the cluster asks for".into(),
+        };
+        self.status = NodeReportStatus {
+            groups,
+            attachments: plan.attachments.clone(),
+            problems: plan.problems.clone(),
+            ruleset_hash: committed.hash.clone(),
+            last_commit: committed.last_commit.clone().or_else(|| self.status.last_commit.clone().filter(|_| same_table)),
+            conditions: merge(&self.status.conditions, vec![ready], None, now),
+        };
+        self.status.clone()
+    }
+
+    /// The kernel did not take the last plan: what was in force is in force still.
+    pub fn failed(&mut self, failure: &Failure, now: &Time) -> NodeReportStatus {
+        let ready = Wanted {
+            type_: api::condition::READY,
+            status: Status::False,
+            reason: "CommitFailed".into(),
+            message: format!("the kernel did not take the last change, so the rules from before it are in force: {failure}"),
+        };
+        self.status.conditions = merge(&self.status.conditions, vec![ready], None, now);
+        self.status.clone()
+    }
+
+    /// A group that names one whose members have not all been seen is not in force as written: it stays at the generation that was in
+    /// force as a whole, if there was one.
+    fn in_force(&self, plan: &Plan, group: &AppliedGroup) -> Option<AppliedGroup> {
+        let name = GroupRef { namespace: group.namespace.clone(), name: group.name.clone() };
+        if !plan.incomplete.contains(&name) {
+            return Some(group.clone());
+        }
+        let before = self.status.groups.iter().find(|before| before.namespace == group.namespace && before.name == group.name)?;
+        (before.uid == group.uid).then(|| AppliedGroup { generation: before.generation, ..group.clone() })
+    }
+}
