@@ -1,0 +1,191 @@
+//! A node: containerd, kubelet and kube-proxy in one tree of processes, with a network namespace and a cgroup of its own.
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::addresses;
+use crate::cgroup;
+use crate::credentials::Credentials;
+use crate::netns::Namespace;
+use crate::node_config;
+use crate::process::{ProcessId, Program, Tree, is_program, pids, run, until};
+use crate::programs::find_in_path;
+use crate::state::node_label;
+
+/// A node of a running cluster.
+#[derive(Debug)]
+pub struct Node {
+    index: u8,
+    name: String,
+    dir: PathBuf,
+    programs: Mutex<Vec<Program>>,
+    pub(crate) tree: Tree,
+    namespace: Namespace,
+}
+
+/// Folders that programs insist on: each node has its own, in memory, gone with its mount namespace.
+const PRIVATE: [&str; 5] = ["/run/netns", "/run/containerd", "/var/lib/kubelet", "/var/lib/cni", "/var/log"];
+
+impl Node {
+    /// Starts the tree of a node, with containerd in it.
+    pub(crate) fn create(cluster_dir: &Path, index: u8, namespace: Namespace) -> Result<Node> {
+        let name = node_label(index);
+        let dir = cluster_dir.join(&name);
+        fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        cgroup::create(namespace.name())?;
+        write_cni(&dir, index)?;
+        fs::write(dir.join("containerd.toml"), node_config::containerd(&dir))?;
+        let private: String = PRIVATE.iter().map(|folder| format!("mkdir -p {folder}; mount -t tmpfs tmpfs {folder}\n")).collect();
+        let node = Node { index, name, dir, programs: Mutex::default(), tree: Tree::start(&namespace, &private)?, namespace };
+        let mut containerd = node.tree.command("containerd");
+        containerd.arg("--config").arg(node.dir.join("containerd.toml"));
+        node.start("containerd", &mut containerd)?;
+        Ok(node)
+    }
+
+    /// A node that another process started.
+    pub(crate) fn attach(cluster_dir: &Path, index: u8, namespace: Namespace, tree: Tree) -> Node {
+        let name = node_label(index);
+        Node { index, dir: cluster_dir.join(&name), name, programs: Mutex::default(), tree, namespace }
+    }
+
+    fn start(&self, name: &str, command: &mut std::process::Command) -> Result<()> {
+        let program = Program::start(name, command, self.dir.join(format!("{name}.log")))?;
+        self.programs().push(program);
+        Ok(())
+    }
+
+    fn programs(&self) -> std::sync::MutexGuard<'_, Vec<Program>> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fails, with the end of its log, if a program of the node has ended.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.programs().iter_mut().try_for_each(Program::check).with_context(|| self.name.clone())
+    }
+
+    /// Waits for containerd and gives it images.
+    pub(crate) fn import(&self, archives: &[PathBuf]) -> Result<()> {
+        until("containerd answers", Duration::from_secs(30), || {
+            self.check()?;
+            Ok(run(self.tree.command("ctr").arg("version")).ok())
+        })?;
+        for archive in archives {
+            run(self.tree.command("ctr").args(["--namespace", "k8s.io", "images", "import"]).arg(archive))
+                .with_context(|| format!("{}: importing an image", self.name))?;
+        }
+        Ok(())
+    }
+
+    /// Starts kubelet, and kube-proxy if wanted. The API server must answer.
+    pub(crate) fn join(&self, kubernetes: &Path, credentials: &Credentials, kube_proxy: bool) -> Result<()> {
+        let kubeconfig = credentials.path(&format!("{}.kubeconfig", self.name));
+        let addresses = addresses::node(self.index);
+        fs::write(self.dir.join("kubelet.yaml"), node_config::kubelet(&self.name, addresses, self.namespace.name(), credentials))?;
+        let mut kubelet = self.tree.command(kubernetes.join("kubelet"));
+        kubelet
+            .arg(format!("--config={}", self.dir.join("kubelet.yaml").display()))
+            .arg(format!("--kubeconfig={}", kubeconfig.display()))
+            .arg(format!("--hostname-override={}", self.name))
+            .arg(format!("--node-ip={},{}", addresses.v4, addresses.v6));
+        self.start("kubelet", &mut kubelet)?;
+        if kube_proxy {
+            let config = self.dir.join("kube-proxy.yaml");
+            fs::write(&config, node_config::kube_proxy(&self.name, &credentials.path("kube-proxy.kubeconfig")))?;
+            let mut proxy = self.tree.command(kubernetes.join("kube-proxy"));
+            self.start("kube-proxy", proxy.arg(format!("--config={}", config.display())))?;
+        }
+        Ok(())
+    }
+
+    /// The name that Kubernetes knows it by: `node1`, `node2`, …
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its network namespace, which pods on `hostNetwork` share.
+    pub fn netns(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    pub(crate) fn namespace_mut(&mut self) -> &mut Namespace {
+        &mut self.namespace
+    }
+
+    /// Its IPv4 address.
+    pub fn v4(&self) -> Ipv4Addr {
+        addresses::node(self.index).v4
+    }
+
+    /// Its IPv6 address.
+    pub fn v6(&self) -> Ipv6Addr {
+        addresses::node(self.index).v6
+    }
+
+    /// The addresses of its pods.
+    pub fn pod_cidrs(&self) -> (Ipv4Net, Ipv6Net) {
+        addresses::pods(self.index)
+    }
+
+    /// Runs a command in its network namespace: what it printed, or an error that quotes it.
+    pub fn run(&self, command: &[&str]) -> Result<String> {
+        let output = self.output(command)?;
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        anyhow::ensure!(output.status.success(), "{command:?} on {}: {}\n{}", self.name, output.status, text(&output.stderr));
+        Ok(text(&output.stdout))
+    }
+
+    /// The same for a command that may fail.
+    pub fn output(&self, command: &[&str]) -> Result<Output> {
+        let (program, arguments) = command.split_first().context("an empty command")?;
+        let program = find_in_path(program).unwrap_or_else(|| program.into());
+        Ok(self.namespace.command(program).args(arguments).output()?)
+    }
+
+    /// Runs `nft`, with the command given as one text: `list table inet k8s-sg`.
+    pub fn nft(&self, command: &str) -> Result<String> {
+        self.run(&["nft", command])
+    }
+
+    /// Processes on this node, in containers too, whose program has this file name.
+    pub fn processes(&self, program: &str) -> Vec<ProcessId> {
+        let group = self.namespace.name();
+        let mut found = self.tree.processes(program);
+        found.extend(pids().filter(|pid| is_program(*pid, program) && cgroup::contains(group, *pid)).filter_map(ProcessId::of));
+        found
+    }
+
+    /// Ends such processes with SIGKILL; how many there were. Kubelet starts containers again.
+    pub fn kill(&self, program: &str) -> usize {
+        let found = self.processes(program);
+        found.iter().for_each(ProcessId::kill);
+        found.len()
+    }
+
+    /// Where the log of `containerd`, `kubelet` or `kube-proxy` is.
+    pub fn log(&self, program: &str) -> PathBuf {
+        self.dir.join(format!("{program}.log"))
+    }
+}
+
+/// The configuration of the pod network, and the folder of plugins.
+fn write_cni(dir: &Path, index: u8) -> Result<()> {
+    let (plugins, configs) = (dir.join("cni-plugins"), dir.join("cni"));
+    fs::create_dir(&plugins)?;
+    fs::create_dir(&configs)?;
+    for plugin in ["host-local", "loopback"] {
+        symlink(Path::new("/usr/lib/cni").join(plugin), plugins.join(plugin))?;
+    }
+    let routed = plugins.join("routed");
+    fs::write(&routed, node_config::CNI_PLUGIN)?;
+    fs::set_permissions(&routed, fs::Permissions::from_mode(0o755))?;
+    fs::write(configs.join("10-routed.conflist"), node_config::cni(index).to_string()).context("writing the CNI configuration")
+}

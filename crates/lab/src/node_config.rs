@@ -1,0 +1,125 @@
+//! The configuration files of a node's programs.
+
+use std::path::Path;
+
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
+use serde_json::{Value, json};
+
+use crate::addresses::{Dual, POD_CIDRS, pods};
+use crate::credentials::Credentials;
+use crate::image::Image;
+use crate::programs::find_in_path;
+
+/// Debian's `ptp` in a namespace without duplicate address detection, which would hold up every pod for a second and lose first packets.
+/// It has to be off before the interface exists, so a plugin that comes later in the chain cannot do it.
+pub(crate) const CNI_PLUGIN: &str = "#!/bin/sh
+if [ \"$CNI_COMMAND\" = ADD ]; then
+  nsenter --net=\"$CNI_NETNS\" sh -c 'for i in all default; do echo 0 >/proc/sys/net/ipv6/conf/$i/accept_dad; done'
+fi
+exec /usr/lib/cni/ptp
+";
+
+/// The routed pod network of node `index`.
+pub(crate) fn cni(index: u8) -> Value {
+    let (v4, v6) = pods(index);
+    json!({
+        "cniVersion": "0.4.0",
+        "name": "pods",
+        "plugins": [{
+            "type": "routed",
+            "ipMasq": false,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{ "subnet": v4.to_string() }], [{ "subnet": v6.to_string() }]],
+                "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
+            },
+        }],
+    })
+}
+
+/// For containerd 1.6 and 1.7.
+pub(crate) fn containerd(dir: &Path) -> String {
+    // Overlays do not stack: where the folder is on one already (in a container), files are copied.
+    let stacked = statfs(dir).is_ok_and(|found| found.filesystem_type() == OVERLAYFS_SUPER_MAGIC);
+    let snapshotter = if stacked { "native" } else { "overlayfs" };
+    let runc = find_in_path("runc").unwrap_or_else(|| "/usr/sbin/runc".into());
+    format!(
+        r#"version = 2
+root = "{dir}/containerd"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.devmapper"]
+[grpc]
+  address = "/run/containerd/containerd.sock"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{dir}/opt"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{sandbox}"
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "{snapshotter}"
+    default_runtime_name = "runc"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        BinaryName = "{runc}"
+        SystemdCgroup = false
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "{dir}/cni-plugins"
+    conf_dir = "{dir}/cni"
+"#,
+        dir = dir.display(),
+        sandbox = Image::PROBE,
+        runc = runc.display(),
+    )
+}
+
+/// For kubelet 1.36. JSON is YAML.
+pub(crate) fn kubelet(name: &str, addresses: Dual, cgroup: &str, credentials: &Credentials) -> String {
+    let path = |file: String| credentials.path(&file).display().to_string();
+    json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "address": addresses.v4,
+        "readOnlyPort": 0,
+        "healthzBindAddress": "127.0.0.1",
+        "authentication": {
+            "anonymous": { "enabled": false },
+            "webhook": { "enabled": false },
+            "x509": { "clientCAFile": path("ca.crt".to_owned()) },
+        },
+        "authorization": { "mode": "AlwaysAllow" },
+        "tlsCertFile": path(format!("{name}.crt")),
+        "tlsPrivateKeyFile": path(format!("{name}.key")),
+        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": format!("/{cgroup}"),
+        "failCgroupV1": false,
+        "failSwapOn": false,
+        "enforceNodeAllocatable": [],
+        "localStorageCapacityIsolation": false,
+        "evictionHard": { "memory.available": "100Mi" },
+        "makeIPTablesUtilChains": false,
+        "resolvConf": "",
+        "volumePluginDir": "/var/lib/kubelet/plugins-of-volumes",
+        // Many short-lived pods in a burst are what tests do.
+        "registryPullQPS": 0,
+        "eventRecordQPS": 0,
+    })
+    .to_string()
+}
+
+/// For kube-proxy 1.36 with nftables. Its conntrack limits belong to the machine, not to a namespace: left alone.
+pub(crate) fn kube_proxy(name: &str, kubeconfig: &Path) -> String {
+    json!({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "nftables",
+        "clientConnection": { "kubeconfig": kubeconfig },
+        "hostnameOverride": name,
+        "clusterCIDR": POD_CIDRS,
+        "conntrack": { "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s" },
+        "metricsBindAddress": "127.0.0.1:10249",
+    })
+    .to_string()
+}
