@@ -15,6 +15,7 @@ use crate::{rules, selector};
     group = "securitygroups.dev",
     version = "v1alpha1",
     kind = "Attachment",
+    doc = "Puts pods into security groups of their namespace.",
     plural = "attachments",
     shortname = "sgatt",
     category = "sg-all",

@@ -18,6 +18,7 @@ use crate::stored::{Stored, present};
     group = "securitygroups.dev",
     version = "v1alpha1",
     kind = "SecurityGroup",
+    doc = "A security group: stateful rules that only allow, as in AWS. Who is in it, an Attachment says.",
     plural = "securitygroups",
     shortname = "sg",
     category = "sg-all",

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
     group = "securitygroups.dev",
     version = "v1alpha1",
     kind = "MemberSlice",
+    doc = "Some of the addresses of the members of one SecurityGroup. Written by the operator; read it only to look deeper.",
     plural = "memberslices",
     shortname = "sgms",
     category = "sg-all",
@@ -29,5 +30,6 @@ use serde::{Deserialize, Serialize};
 pub struct MemberSliceData {
     /// IPv4 and IPv6 addresses, sorted.
     #[serde(default)]
+    #[schemars(length(max = 1000), inner(length(max = 45)), extend("x-kubernetes-list-type" = "atomic"))]
     pub addresses: Vec<String>,
 }

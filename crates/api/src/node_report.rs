@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
     group = "securitygroups.dev",
     version = "v1alpha1",
     kind = "NodeReport",
+    doc = "What the kernel of one node has in force. Written by the agent of that node; read it only to look deeper.",
     plural = "nodereports",
     shortname = "sgnr",
     category = "sg-all",

@@ -268,10 +268,7 @@ pub(crate) fn one_selector() -> [Rule; 2] {
             "has(self.podSelector) || has(self.nodeSelector)",
             "no selector is written: add podSelector ({} selects all pods of the namespace)",
         ),
-        fixed(
-            "!(has(self.podSelector) && has(self.nodeSelector))",
-            "both podSelector and nodeSelector are written: keep exactly one, and make a second Attachment for the other",
-        ),
+        fixed("!(has(self.podSelector) && has(self.nodeSelector))", "both podSelector and nodeSelector are written: keep exactly one"),
     ]
 }
 
@@ -284,9 +281,22 @@ pub(crate) fn no_node_selector_yet() -> Rule {
 
 /// Keys that labels can have.
 pub(crate) fn label_key_is_valid() -> Rule {
-    quoting(
-        "!format.qualifiedName().validate(self).hasValue()",
-        "'\"' + self + '\" is no label key: write one like app or example.com/app'",
+    fixed("!format.qualifiedName().validate(self).hasValue()", "no label can have this key: write one like app or example.com/app")
+}
+
+/// Values that labels can have.
+pub(crate) fn label_value_is_valid() -> Rule {
+    fixed(
+        "self.matches('^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$')",
+        "no label can have this value: letters, digits, \"-\", \"_\" and \".\", letters and digits at both ends",
+    )
+}
+
+/// The same for a list of them.
+pub(crate) fn label_keys_are_valid() -> Rule {
+    fixed(
+        "!self.exists(k, format.qualifiedName().validate(k).hasValue())",
+        "no label can have one of these keys: write keys like app or example.com/app",
     )
 }
 

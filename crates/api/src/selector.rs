@@ -11,7 +11,7 @@ use crate::rules;
 /// The schema of an optional selector. The one that comes with the type bounds nothing, checks nothing and loses nulls.
 pub(crate) fn schema(_: &mut SchemaGenerator) -> Schema {
     let key = json_schema!({ "type": "string", "maxLength": 317, "x-kubernetes-validations": [rules::label_key_is_valid()] });
-    let value = json_schema!({ "type": "string", "maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$" });
+    let value = json_schema!({ "type": "string", "maxLength": 63, "x-kubernetes-validations": [rules::label_value_is_valid()] });
     let mut nullable_value = value.clone();
     nullable_value.insert("nullable".into(), true.into());
     json_schema!({
@@ -24,6 +24,7 @@ pub(crate) fn schema(_: &mut SchemaGenerator) -> Schema {
                 "type": "object",
                 "nullable": true,
                 "maxProperties": 100,
+                "x-kubernetes-validations": [rules::label_keys_are_valid()],
                 "additionalProperties": nullable_value,
             },
             "matchExpressions": {
@@ -58,21 +59,13 @@ pub(crate) fn schema(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A null anywhere in a selector would select more than was meant: `matchLabels:` with nothing behind it would be everything.
+/// A selector without its null (`matchLabels:` with nothing behind it) or without a field that is new would select more than was
+/// meant. The type drops both; what it does not give back as written is refused.
 pub(crate) fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LabelSelector>, D::Error> {
-    let value = Value::deserialize(deserializer)?;
-    if let Some(path) = null_in(&value) {
-        return Err(D::Error::custom(format!("null in a selector{path}")));
+    let written = Value::deserialize(deserializer)?;
+    let read = LabelSelector::deserialize(&written).map_err(D::Error::custom)?;
+    if serde_json::to_value(&read).map_err(D::Error::custom)? != written {
+        return Err(D::Error::custom("a selector with a null or an unknown field"));
     }
-    serde_json::from_value(value).map(Some).map_err(D::Error::custom)
-}
-
-/// Where the first null is.
-fn null_in(value: &Value) -> Option<String> {
-    match value {
-        Value::Null => Some(String::new()),
-        Value::Object(fields) => fields.iter().find_map(|(key, value)| null_in(value).map(|rest| format!(".{key}{rest}"))),
-        Value::Array(items) => items.iter().enumerate().find_map(|(i, value)| null_in(value).map(|rest| format!("[{i}]{rest}"))),
-        _ => None,
-    }
+    Ok(Some(read))
 }
