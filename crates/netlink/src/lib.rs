@@ -1,1 +1,70 @@
-//! placeholder
+//! Saying it to the kernel.
+//!
+//! *In:* a [`ruleset::Transaction`]. *Out:* one batch through nftnl and mnl, and what the kernel answered; the other way round, the table
+//! as the kernel has it as a [`ruleset::Ruleset`], and its counters.
+//!
+//! ```text
+//! Transaction ─ encode ─▶ Message ─ commit ─▶ one sendmsg      rule ⇄ assemble, recognize ⇄ Expression ⇄ object (libnftnl)
+//! Ruleset ◀─ load ─ dumps ◀─ socket
+//! ```
+//!
+//! Invariants
+//! 1. One table, `inet k8s-sg`. Nothing else is read, and nothing else is written.
+//! 2. A transaction is one batch in one `sendmsg`: all of it or nothing.
+//! 3. Whatever the kernel answers is an answer or an [`Error`], never a panic.
+//! 4. `commit` and then `load` gives back the same value.
+//! 5. This is the only crate with `unsafe`; each block names the library rule that makes it sound. Only `object`, `expression` and `socket`
+//!    have any; what they offer to the others is safe.
+//!
+//! Not here: what the rules are to be (`ruleset`), and when to write them (the agent).
+
+mod assemble;
+mod commit;
+mod element;
+mod encode;
+mod error;
+mod expression;
+mod field;
+mod load;
+mod message;
+mod object;
+mod recognize;
+mod socket;
+
+use std::collections::BTreeMap;
+
+use ruleset::{Kernel, Ruleset, Transaction};
+
+pub use error::{Error, Refusal};
+pub use load::Counter;
+
+use socket::Socket;
+
+/// The nftables of one network namespace: a long-lived netlink socket.
+pub struct Nftables {
+    socket: Socket,
+}
+
+impl Nftables {
+    /// Opens the socket, in the network namespace that the calling thread is in; it stays with that namespace.
+    pub fn open() -> Result<Nftables, Error> {
+        Ok(Nftables { socket: Socket::open().map_err(Error::Open)? })
+    }
+
+    /// What every counter of our table has counted, in one dump; empty where there is no table.
+    pub fn counters(&mut self) -> Result<BTreeMap<String, Counter>, Error> {
+        load::counters(&mut self.socket)
+    }
+}
+
+impl Kernel for Nftables {
+    type Error = Error;
+
+    fn load(&mut self) -> Result<Option<Ruleset>, Error> {
+        load::load(&mut self.socket)
+    }
+
+    fn commit(&mut self, transaction: &Transaction) -> Result<(), Error> {
+        commit::commit(&mut self.socket, transaction)
+    }
+}

@@ -1,0 +1,67 @@
+//! A transaction as one batch, and the kernel's answer to it.
+
+use std::io::{self, IoSlice};
+
+use nftnl::{Batch, MsgType};
+use ruleset::Transaction;
+use tracing::debug;
+
+use crate::encode::encode;
+use crate::error::{Error, Refusal};
+use crate::message::Message;
+use crate::socket::{Socket, Verdict};
+
+/// Applies a transaction as a whole or not at all. One that changes nothing costs no system call.
+pub(crate) fn commit(socket: &mut Socket, transaction: &Transaction) -> Result<(), Error> {
+    let messages = encode(transaction)?;
+    let Some((_, last)) = messages.last() else { return Ok(()) };
+    // Errors are reported unasked. One acknowledgement at the end tells success from silence; more of them would only fill the socket.
+    last.acknowledge();
+
+    let mut batch = Batch::new();
+    for (_, message) in &messages {
+        batch.add(message, MsgType::Add);
+    }
+    let batch = batch.finalize();
+    let pages: Vec<IoSlice<'_>> = batch.iter().map(IoSlice::new).collect();
+    let bytes = pages.iter().map(|page| page.len()).sum();
+
+    socket.discard()?;
+    socket.reserve(bytes, messages.len()).map_err(|source| Error::Send { bytes, source })?;
+    socket.send(&pages)?;
+    let (verdicts, complete) = socket.verdicts()?;
+    debug!(ops = transaction.ops.len(), messages = messages.len(), bytes, answers = verdicts.len(), "batch sent");
+    judge(transaction, &messages, &verdicts, complete)
+}
+
+fn judge(transaction: &Transaction, messages: &[(usize, Message)], verdicts: &[Verdict], complete: bool) -> Result<(), Error> {
+    let first = messages.first().map_or(0, |(_, message)| message.sequence());
+    let op_of = |verdict: &Verdict| {
+        let place = verdict.sequence.checked_sub(first)?;
+        messages.get(place as usize).map(|(index, _)| *index)
+    };
+    let mut refusals: Vec<Refusal> = Vec::new();
+    let mut whole = None;
+    for verdict in verdicts.iter().filter(|verdict| verdict.errno != 0) {
+        match op_of(verdict).and_then(|index| Some((index, transaction.ops.get(index)?))) {
+            // Several messages of one op are refused for the same reason.
+            Some((index, _)) if refusals.last().is_some_and(|last| last.index == index) => {}
+            Some((index, op)) => refusals.push(Refusal::new(index, op, verdict.errno, verdict.words.as_deref())),
+            None => whole = Some(io::Error::from_raw_os_error(verdict.errno)),
+        }
+    }
+    refusals.sort_by_key(|refusal| refusal.index);
+    let mut refusals = refusals.into_iter();
+    if let Some(first) = refusals.next() {
+        return Err(Error::Refused { first: Box::new(first), others: refusals.collect(), complete });
+    }
+    if let Some(error) = whole {
+        return Err(Error::RefusedWhole(error));
+    }
+    // What overruns the socket are errors, for we asked for one acknowledgement.
+    if !complete {
+        return Err(Error::RefusedWhole(io::Error::from_raw_os_error(libc::ENOBUFS)));
+    }
+    let last = messages.last().map(|(_, message)| message.sequence());
+    if verdicts.iter().any(|verdict| Some(verdict.sequence) == last) { Ok(()) } else { Err(Error::NoAnswer) }
+}

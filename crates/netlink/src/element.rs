@@ -1,0 +1,112 @@
+//! Elements of sets and maps as libnftnl keeps them.
+
+use std::ffi::{CStr, CString};
+use std::ptr::NonNull;
+
+use nftnl_sys as sys;
+
+use crate::object::{Set, text};
+use crate::socket::Reply;
+
+/// An element: the key, and the chain to go to where it is one of a verdict map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Element {
+    pub(crate) key: Vec<u8>,
+    pub(crate) goto: Option<CString>,
+}
+
+impl Set {
+    /// Adds an element to this copy of the set.
+    pub(crate) fn push(&mut self, key: &[u8], goto: Option<&CStr>) {
+        // SAFETY: takes nothing; NULL only where there is no memory.
+        let Some(element) = NonNull::new(unsafe { sys::nftnl_set_elem_alloc() }) else {
+            std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u64; 16]>())
+        };
+        let (number, longest) = (|attribute: u32| attribute as u16, 16);
+        let key = &key[..key.len().min(longest)];
+        // SAFETY: the element is ours; libnftnl copies the key's bytes into the 64 (NFT_DATA_VALUE_MAXLEN) that it has for it.
+        unsafe {
+            sys::nftnl_set_elem_set(element.as_ptr(), number(sys::NFTNL_SET_ELEM_KEY), key.as_ptr().cast(), key.len() as u32);
+        }
+        if let Some(chain) = goto {
+            // SAFETY: the element is ours; the verdict is a uint32_t, the chain a string that libnftnl copies up to its zero.
+            unsafe {
+                sys::nftnl_set_elem_set_u32(element.as_ptr(), number(sys::NFTNL_SET_ELEM_VERDICT), libc::NFT_GOTO as u32);
+                sys::nftnl_set_elem_set_str(element.as_ptr(), number(sys::NFTNL_SET_ELEM_CHAIN), chain.as_ptr());
+            }
+        }
+        // SAFETY: the set is ours; it takes the element over and frees it with itself.
+        unsafe { sys::nftnl_set_elem_add(self.raw(), element.as_ptr()) }
+    }
+
+    /// Writes name and elements behind a message's header.
+    ///
+    /// # Safety
+    /// Behind `header` there must be room for the largest message of nf_tables (`nft_nlmsg_maxsize`), and there must be few enough elements
+    /// for one.
+    pub(crate) unsafe fn write_elements(&self, header: *mut libc::nlmsghdr) {
+        // SAFETY: the set is ours; room is the caller's promise.
+        unsafe { sys::nftnl_set_elems_nlmsg_build_payload(header, self.raw()) }
+    }
+
+    /// The elements in a message from the kernel; none where one of them is nothing that we write.
+    pub(crate) fn parse_elements(reply: Reply<'_>) -> Option<Vec<Element>> {
+        let set = Set::new();
+        // SAFETY: `Reply` guarantees an aligned message with a whole nfgenmsg, and as many bytes as its header says.
+        if unsafe { sys::nftnl_set_elems_nlmsg_parse(reply.header(), set.raw()) } < 0 {
+            return None;
+        }
+        // SAFETY: the set is ours and outlives the iterator, which is destroyed below; NULL where there is no memory.
+        let iterator = NonNull::new(unsafe { sys::nftnl_set_elems_iter_create(set.raw()) })?;
+        let mut elements = Vec::new();
+        // SAFETY: the iterator is valid until destroyed; it gives NULL at the end.
+        while let Some(raw) = NonNull::new(unsafe { sys::nftnl_set_elems_iter_next(iterator.as_ptr()) }) {
+            // SAFETY: an element of this set, which is neither changed nor freed meanwhile.
+            elements.push(unsafe { element(raw) });
+        }
+        // SAFETY: created above, and not used any more.
+        unsafe { sys::nftnl_set_elems_iter_destroy(iterator.as_ptr()) };
+        elements.into_iter().collect()
+    }
+}
+
+/// # Safety
+/// `raw` must be a valid element.
+unsafe fn element(raw: NonNull<sys::nftnl_set_elem>) -> Option<Element> {
+    // SAFETY: the element is valid (the function's contract); libnftnl tests a bit of a mask.
+    let is_set = |attribute: u32| unsafe { sys::nftnl_set_elem_is_set(raw.as_ptr(), attribute as u16) };
+    // SAFETY: the element is valid (the function's contract); only for attributes of uint32_t, 0 where not set.
+    let number = |attribute: u32| unsafe { sys::nftnl_set_elem_get_u32(raw.as_ptr(), attribute as u16) };
+
+    let foreign = [
+        sys::NFTNL_SET_ELEM_DATA,
+        sys::NFTNL_SET_ELEM_TIMEOUT,
+        sys::NFTNL_SET_ELEM_EXPIRATION,
+        sys::NFTNL_SET_ELEM_USERDATA,
+        sys::NFTNL_SET_ELEM_EXPR,
+        sys::NFTNL_SET_ELEM_EXPRESSIONS,
+        sys::NFTNL_SET_ELEM_OBJREF,
+        sys::NFTNL_SET_ELEM_KEY_END,
+    ];
+    let flagged = is_set(sys::NFTNL_SET_ELEM_FLAGS) && number(sys::NFTNL_SET_ELEM_FLAGS) != 0;
+    if flagged || foreign.into_iter().any(is_set) || !is_set(sys::NFTNL_SET_ELEM_KEY) {
+        return None;
+    }
+    let mut length = 0;
+    // SAFETY: the element is valid (the function's contract) and has a key; `length` receives how many bytes there are of it.
+    let key = unsafe { sys::nftnl_set_elem_get(raw.as_ptr(), sys::NFTNL_SET_ELEM_KEY as u16, &mut length) };
+    if key.is_null() {
+        return None;
+    }
+    // SAFETY: nftnl_set_elem_get says that `length` bytes are there; they are copied before anything else happens to the element.
+    let key = unsafe { std::slice::from_raw_parts(key.cast::<u8>(), length as usize) }.to_vec();
+    if !is_set(sys::NFTNL_SET_ELEM_VERDICT) {
+        return Some(Element { key, goto: None });
+    }
+    if number(sys::NFTNL_SET_ELEM_VERDICT) as i32 != libc::NFT_GOTO {
+        return None;
+    }
+    // SAFETY: the element is valid (the function's contract); the chain is a string, or NULL where it is not set.
+    let chain = unsafe { text(sys::nftnl_set_elem_get_str(raw.as_ptr(), sys::NFTNL_SET_ELEM_CHAIN as u16)) };
+    Some(Element { key, goto: Some(chain?) })
+}

@@ -1,0 +1,171 @@
+//! The steps of a transaction as netlink messages.
+
+use std::ffi::{CStr, CString};
+use std::net::IpAddr;
+
+use policy::model::Family;
+use ruleset::{Base, Hook, Op, TABLE, Transaction};
+
+use crate::assemble::assemble;
+use crate::error::{Error, Malformed, describe};
+use crate::expression::OBJECT_COUNTER;
+use crate::field::octets;
+use crate::message::{Body, Message};
+use crate::object::{Chain, Object, Rule, Set, Table, name};
+
+/// An element of a set has at most 28 bytes in a message, whose list of elements has at most 64 KiB.
+const SET_ELEMENTS: usize = 1_000;
+/// An element of a map has at most 308: names of chains are longer.
+const MAP_ELEMENTS: usize = 150;
+
+/// Making something is refused where it is there, as the ruleset's contract has it; otherwise a drifted table would pass for a new one.
+const MAKE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+/// Adding is not refused where it is there: for elements EXCL would fail the batch over one that the kernel has already.
+const ADD: i32 = libc::NLM_F_CREATE;
+const DELETE: i32 = 0;
+
+/// The numbers of `ipv4_addr` and `ipv6_addr` among nft's types: nothing to the kernel, but nft shows addresses by it.
+pub(crate) const fn key_type(family: Family) -> (u32, u32) {
+    match family {
+        Family::V4 => (7, 4),
+        Family::V6 => (8, 16),
+    }
+}
+
+/// The messages of a transaction, each with the place of the op that it belongs to. An op may need none, or several.
+pub(crate) fn encode(transaction: &Transaction) -> Result<Vec<(usize, Message)>, Error> {
+    let mut messages = Vec::with_capacity(transaction.ops.len());
+    let table = table_name();
+    for (index, op) in transaction.ops.iter().enumerate() {
+        let mut push = |kind: i32, flags: i32, body: Body| messages.push((index, Message::new(kind, flags, body)));
+        step(&table, op, &mut push).map_err(|reason| Error::Malformed { index, op: describe(op), reason })?;
+    }
+    Ok(messages)
+}
+
+/// The name of our table.
+pub(crate) fn table_name() -> CString {
+    CString::new(TABLE).unwrap_or_default()
+}
+
+fn step(table: &CStr, op: &Op, push: &mut impl FnMut(i32, i32, Body)) -> Result<(), Malformed> {
+    match op {
+        Op::AddTable => push(libc::NFT_MSG_NEWTABLE, ADD, table_body(table)),
+        Op::DeleteTable => push(libc::NFT_MSG_DELTABLE, DELETE, table_body(table)),
+        Op::AddCounter(counter) => push(libc::NFT_MSG_NEWOBJ, MAKE, counter_body(table, counter)?),
+        Op::DeleteCounter(counter) => push(libc::NFT_MSG_DELOBJ, DELETE, counter_body(table, counter)?),
+        Op::AddSet(set, family) => push(libc::NFT_MSG_NEWSET, MAKE, Body::Set(new_set(table, set, *family)?)),
+        Op::AddMap(map, family) => {
+            let mut raw = new_set(table, map, *family)?;
+            raw.set_number(Set::FLAGS, libc::NFT_SET_MAP as u32);
+            raw.set_number(Set::DATA_TYPE, libc::NFT_DATA_VERDICT);
+            // sizeof(struct nft_verdict), as nft has it; the kernel knows better.
+            raw.set_number(Set::DATA_LENGTH, 16);
+            push(libc::NFT_MSG_NEWSET, MAKE, Body::Set(raw));
+        }
+        Op::DeleteSet(set) | Op::DeleteMap(set) => push(libc::NFT_MSG_DELSET, DELETE, Body::Set(named_set(table, set)?)),
+        Op::AddElements(set, elements) => {
+            let elements: Vec<_> = elements.iter().map(|key| (*key, None)).collect();
+            push_elements(table, set, &elements, SET_ELEMENTS, |body| push(libc::NFT_MSG_NEWSETELEM, ADD, body))?;
+        }
+        Op::AddMapElements(map, elements) => {
+            let elements: Result<Vec<_>, Malformed> = elements.iter().map(|(key, chain)| Ok((*key, Some(name(chain)?)))).collect();
+            push_elements(table, map, &elements?, MAP_ELEMENTS, |body| push(libc::NFT_MSG_NEWSETELEM, ADD, body))?;
+        }
+        // No elements, no message: one without elements would empty the set.
+        Op::DeleteElements(set, keys) | Op::DeleteMapElements(set, keys) => {
+            let keys: Vec<_> = keys.iter().map(|key| (*key, None)).collect();
+            push_elements(table, set, &keys, SET_ELEMENTS, |body| push(libc::NFT_MSG_DELSETELEM, DELETE, body))?;
+        }
+        Op::AddChain(chain, base) => push(libc::NFT_MSG_NEWCHAIN, MAKE, Body::Chain(new_chain(table, chain, *base)?)),
+        Op::DeleteChain(chain) => push(libc::NFT_MSG_DELCHAIN, DELETE, Body::Chain(new_chain(table, chain, None)?)),
+        // To delete no rule in particular is to delete them all.
+        Op::FlushChain(chain) => push(libc::NFT_MSG_DELRULE, DELETE, Body::Rule(new_rule(table, chain)?)),
+        Op::AddRule(chain, rule) => {
+            let mut raw = new_rule(table, chain)?;
+            for expression in assemble(rule)? {
+                if !raw.push(&expression) {
+                    return Err(Malformed::UnknownExpression);
+                }
+            }
+            push(libc::NFT_MSG_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND, Body::Rule(raw));
+        }
+    }
+    Ok(())
+}
+
+fn table_body(table: &CStr) -> Body {
+    let mut raw = Table::new();
+    raw.set_text(Table::NAME, table);
+    Body::Table(raw)
+}
+
+fn counter_body(table: &CStr, counter: &str) -> Result<Body, Malformed> {
+    let mut raw = Object::new();
+    raw.set_text(Object::TABLE, table);
+    raw.set_text(Object::NAME, &name(counter)?);
+    raw.set_number(Object::TYPE, OBJECT_COUNTER);
+    Ok(Body::Object(raw))
+}
+
+fn named_set(table: &CStr, set: &str) -> Result<Set, Malformed> {
+    let mut raw = Set::new();
+    raw.set_text(Set::TABLE, table);
+    raw.set_text(Set::NAME, &name(set)?);
+    Ok(raw)
+}
+
+fn new_set(table: &CStr, set: &str, family: Family) -> Result<Set, Malformed> {
+    let mut raw = named_set(table, set)?;
+    let (kind, length) = key_type(family);
+    raw.set_number(Set::FLAGS, 0);
+    raw.set_number(Set::KEY_TYPE, kind);
+    raw.set_number(Set::KEY_LENGTH, length);
+    // The kernel wants one, though nothing of ours is looked up by it.
+    raw.set_number(Set::ID, 1);
+    Ok(raw)
+}
+
+fn push_elements(
+    table: &CStr,
+    set: &str,
+    elements: &[(IpAddr, Option<CString>)],
+    most: usize,
+    mut push: impl FnMut(Body),
+) -> Result<(), Malformed> {
+    for chunk in elements.chunks(most) {
+        let mut raw = named_set(table, set)?;
+        for (key, goto) in chunk {
+            raw.push(&octets(*key), goto.as_deref());
+        }
+        push(Body::Elements(raw));
+    }
+    Ok(())
+}
+
+fn new_chain(table: &CStr, chain: &str, base: Option<Base>) -> Result<Chain, Malformed> {
+    let mut raw = Chain::new();
+    raw.set_text(Chain::TABLE, table);
+    raw.set_text(Chain::NAME, &name(chain)?);
+    if let Some(base) = base {
+        raw.set_text(Chain::TYPE, c"filter");
+        raw.set_number(Chain::HOOK, hook_number(base.hook));
+        raw.set_number(Chain::PRIORITY, base.priority as u32);
+        raw.set_number(Chain::POLICY, libc::NF_ACCEPT as u32);
+    }
+    Ok(raw)
+}
+
+pub(crate) const fn hook_number(hook: Hook) -> u32 {
+    match hook {
+        Hook::Input => libc::NF_INET_LOCAL_IN as u32,
+        Hook::Forward => libc::NF_INET_FORWARD as u32,
+    }
+}
+
+fn new_rule(table: &CStr, chain: &str) -> Result<Rule, Malformed> {
+    let mut raw = Rule::new();
+    raw.set_text(Rule::TABLE, table);
+    raw.set_text(Rule::CHAIN, &name(chain)?);
+    Ok(raw)
+}

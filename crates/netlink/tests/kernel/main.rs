@@ -1,0 +1,8 @@
+//! Against the real kernel, each test in a network namespace of its own. Needs root and `nft`.
+
+mod batches;
+mod listing;
+mod namespace;
+mod neighbours;
+mod round_trip;
+mod rulesets;

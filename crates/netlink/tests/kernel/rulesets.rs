@@ -1,0 +1,205 @@
+//! Rulesets to commit: one with everything in the model, and random ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use policy::model::Family;
+use proptest::prelude::*;
+use ruleset::{Action, Base, Chain, CtStates, Hook, Match, Rule, Ruleset, Set, Side, VerdictMap};
+
+pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+pub const SIDES: [Side; 2] = [Side::Source, Side::Destination];
+
+pub fn rule(matches: Vec<Match>, action: Action) -> Rule {
+    Rule { matches, counter: None, action }
+}
+
+pub fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
+    texts.iter().map(|text| text.parse().expect("an address")).collect()
+}
+
+pub fn net(text: &str) -> IpNet {
+    text.parse().expect("a network")
+}
+
+/// The frame that every ruleset here has: two sets, two maps, counters, chains `a` and `b` to go to, and a base chain of each hook.
+pub fn frame() -> Ruleset {
+    let set = |family, texts: &[&str]| Set { family, elements: addresses(texts) };
+    let map = |family, texts: &[(&str, &str)]| VerdictMap {
+        family,
+        elements: texts.iter().map(|(key, chain)| (key.parse().expect("an address"), (*chain).to_owned())).collect(),
+    };
+    let base = |hook, priority| Chain { base: Some(Base { hook, priority }), rules: Vec::new() };
+    Ruleset {
+        counters: BTreeSet::from(["c".into(), "in/shop/web.v2/sgr-00f".into(), "n".repeat(255)]),
+        sets: BTreeMap::from([
+            ("s4".into(), set(Family::V4, &["10.0.0.1", "10.0.0.2", "255.255.255.255", "0.0.0.0"])),
+            ("s6".into(), set(Family::V6, &["2001:db8::1", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"])),
+            ("empty".into(), set(Family::V4, &[])),
+        ]),
+        maps: BTreeMap::from([
+            ("m4".into(), map(Family::V4, &[("10.0.0.1", "a"), ("10.0.0.2", "b")])),
+            ("m6".into(), map(Family::V6, &[("2001:db8::1", "a")])),
+        ]),
+        chains: BTreeMap::from([
+            ("a".into(), Chain::default()),
+            ("b".into(), Chain::default()),
+            ("forward".into(), base(Hook::Forward, -6)),
+            ("forward-2".into(), base(Hook::Forward, i32::MAX)),
+            ("input".into(), base(Hook::Input, i32::MIN)),
+        ]),
+    }
+}
+
+/// Every match and every action there is, at each of their edges.
+pub fn everything() -> Ruleset {
+    let mut rules = Vec::new();
+    for bits in 1..16_u8 {
+        let states = CtStates { established: bits & 1 != 0, related: bits & 2 != 0, new: bits & 4 != 0, invalid: bits & 8 != 0 };
+        rules.push(rule(vec![Match::CtState(states)], Action::Accept));
+    }
+    for family in FAMILIES {
+        let number = if family == Family::V4 { 1 } else { 58 };
+        rules.push(rule(vec![Match::Family(family)], Action::Drop));
+        // `nft` makes one test of these two.
+        rules.push(rule(vec![Match::L4Proto(number), Match::IcmpType(family, 3), Match::IcmpCode(family, 4)], Action::Accept));
+        rules.push(rule(vec![Match::L4Proto(number), Match::IcmpType(family, 255)], Action::Accept));
+        rules.push(rule(vec![Match::L4Proto(number), Match::IcmpCode(family, 0)], Action::Accept));
+        for side in SIDES {
+            let (set, map) = if family == Family::V4 { ("s4", "m4") } else { ("s6", "m6") };
+            let in_set = Match::InSet { side, family, set: set.into() };
+            let lookup = Action::Lookup { side, family, map: map.into() };
+            rules.push(rule(vec![in_set.clone()], Action::Return));
+            rules.push(rule(vec![], lookup.clone()));
+            rules.push(rule(vec![in_set.clone()], lookup.clone()));
+            // A test of the family that the rule itself asks for is not the one that belongs to the address.
+            rules.push(rule(vec![Match::Family(family), in_set.clone()], lookup.clone()));
+            rules.push(rule(vec![Match::Family(family)], lookup.clone()));
+            rules.push(rule(vec![Match::Family(family), Match::L4Proto(6), in_set.clone(), in_set], lookup.clone()));
+            rules.push(Rule { matches: vec![Match::Family(family)], counter: Some("c".into()), action: lookup });
+            let top = if family == Family::V4 { 32 } else { 128 };
+            let address: IpAddr = if family == Family::V4 { [172, 31, 255, 254].into() } else { [0x2001, 0xdb8, 1, 2, 3, 4, 5, 6].into() };
+            for prefix in 0..=top {
+                let net = IpNet::new(address, prefix).expect("a length within the family").trunc();
+                rules.push(rule(vec![Match::InNet { side, net }], Action::Accept));
+            }
+        }
+    }
+    rules.push(rule(vec![Match::Family(Family::V4), Match::Family(Family::V6)], Action::Drop));
+    for protocol in 0..=255 {
+        rules.push(rule(vec![Match::L4Proto(protocol)], Action::Accept));
+    }
+    for protocol in [6, 17, 132] {
+        for (from, to) in [(80, 80), (80, 90), (0, 0), (0, 65535), (65535, 65535)] {
+            rules.push(rule(vec![Match::L4Proto(protocol), Match::DestinationPorts { from, to }], Action::Accept));
+        }
+        let both = vec![Match::L4Proto(protocol), Match::SourcePort(67), Match::DestinationPorts { from: 68, to: 68 }];
+        rules.push(rule(both, Action::Accept));
+    }
+    rules.push(rule(vec![Match::L4Proto(6)], Action::RejectTcpReset));
+    for action in [Action::RejectAdminProhibited, Action::Jump("a".into()), Action::Goto("b".into()), Action::Return, Action::Drop] {
+        rules.push(Rule { matches: vec![], counter: Some("in/shop/web.v2/sgr-00f".into()), action });
+    }
+    let mut ruleset = frame();
+    ruleset.chains.get_mut("forward").expect("in the frame").rules = rules;
+    ruleset
+}
+
+pub fn family() -> impl Strategy<Value = Family> {
+    prop::sample::select(&FAMILIES[..])
+}
+
+fn side() -> impl Strategy<Value = Side> {
+    prop::sample::select(&SIDES[..])
+}
+
+/// An address of a small world, so that elements meet.
+pub fn address(family: Family) -> impl Strategy<Value = IpAddr> {
+    any::<u8>().prop_map(move |last| match family {
+        Family::V4 => IpAddr::from([10, 0, 0, last]),
+        Family::V6 => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(last)]),
+    })
+}
+
+fn network() -> impl Strategy<Value = IpNet> {
+    let any_address = prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<[u8; 16]>().prop_map(IpAddr::from)];
+    (any_address, any::<u8>()).prop_map(|(address, prefix)| {
+        let top = if address.is_ipv4() { 32 } else { 128 };
+        IpNet::new(address, prefix % (top + 1)).expect("a length within the family").trunc()
+    })
+}
+
+/// What may stand in a rule in any place; ports and ICMP stand behind their protocol.
+fn conditions() -> impl Strategy<Value = Vec<Match>> {
+    let set = |family| if family == Family::V4 { "s4" } else { "s6" };
+    prop_oneof![
+        (1..16_u8).prop_map(|bits| {
+            vec![Match::CtState(CtStates {
+                established: bits & 1 != 0,
+                related: bits & 2 != 0,
+                new: bits & 4 != 0,
+                invalid: bits & 8 != 0,
+            })]
+        }),
+        family().prop_map(|family| vec![Match::Family(family)]),
+        any::<u8>().prop_map(|protocol| vec![Match::L4Proto(protocol)]),
+        (side(), family()).prop_map(move |(side, family)| vec![Match::InSet { side, family, set: set(family).into() }]),
+        (side(), network()).prop_map(|(side, net)| vec![Match::InNet { side, net }]),
+        (prop::sample::select(&[6_u8, 17, 132][..]), any::<u16>(), any::<u16>(), any::<bool>()).prop_map(
+            |(protocol, one, other, source)| {
+                let mut conditions = vec![Match::L4Proto(protocol)];
+                if source {
+                    conditions.push(Match::SourcePort(other));
+                }
+                conditions.push(Match::DestinationPorts { from: one.min(other), to: one.max(other) });
+                conditions
+            }
+        ),
+        (family(), any::<u8>(), prop::option::of(any::<u8>())).prop_map(|(family, kind, code)| {
+            let number = if family == Family::V4 { 1 } else { 58 };
+            let mut conditions = vec![Match::L4Proto(number), Match::IcmpType(family, kind)];
+            conditions.extend(code.map(|code| Match::IcmpCode(family, code)));
+            conditions
+        }),
+    ]
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let plain =
+        [Action::Accept, Action::Drop, Action::RejectAdminProhibited, Action::Jump("a".into()), Action::Goto("b".into()), Action::Return];
+    prop_oneof![
+        prop::sample::select(plain.to_vec()),
+        (side(), family()).prop_map(|(side, family)| {
+            Action::Lookup { side, family, map: if family == Family::V4 { "m4".into() } else { "m6".into() } }
+        }),
+    ]
+}
+
+fn random_rule() -> impl Strategy<Value = Rule> {
+    let counter = prop::option::of(Just("c".to_owned()));
+    (prop::collection::vec(conditions(), 0..5), counter, action()).prop_map(|(matches, counter, action)| Rule {
+        matches: matches.concat(),
+        counter,
+        action,
+    })
+}
+
+/// The frame with random elements, and random rules in its base chains.
+pub fn random() -> impl Strategy<Value = Ruleset> {
+    let elements = |family| prop::collection::btree_set(address(family), 0..40);
+    let chain = || prop::sample::select(&["a", "b"][..]).prop_map(str::to_owned);
+    let entries = move |family| prop::collection::btree_map(address(family), chain(), 0..40);
+    let rules = || prop::collection::vec(random_rule(), 0..8);
+    let parts = (elements(Family::V4), elements(Family::V6), entries(Family::V4), entries(Family::V6), rules(), rules());
+    parts.prop_map(|(s4, s6, m4, m6, forward, input)| {
+        let mut ruleset = frame();
+        ruleset.sets.insert("s4".into(), Set { family: Family::V4, elements: s4 });
+        ruleset.sets.insert("s6".into(), Set { family: Family::V6, elements: s6 });
+        ruleset.maps.insert("m4".into(), VerdictMap { family: Family::V4, elements: m4 });
+        ruleset.maps.insert("m6".into(), VerdictMap { family: Family::V6, elements: m6 });
+        ruleset.chains.entry("forward".into()).or_default().rules = forward;
+        ruleset.chains.entry("input".into()).or_default().rules = input;
+        ruleset
+    })
+}
