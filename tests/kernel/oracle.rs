@@ -46,7 +46,8 @@ fn the_kernel_says_what_the_oracle_says() -> Result<()> {
         let mut sent = Vec::new();
         while sent.len() < PACKETS {
             let Some(packet) = sendable(sample(&mut runner, testkit::packet())?, token) else { continue };
-            send(topology.home(packet.source), &bytes(&packet, token)?, packet.destination).or_else(|error| denied_at_home(error, &packet))?;
+            send(topology.home(packet.source), &bytes(&packet, token)?, packet.destination)
+                .or_else(|error| denied_at_home(error, &packet))?;
             sent.push((packet, token, verdict(&policy, &packet)));
             token += 1;
         }
@@ -78,7 +79,10 @@ fn check(topology: &Topology, watch: &Watch, policy: &NodePolicy, sent: &[(Packe
     };
     let deadline = Instant::now() + Duration::from_secs(2);
     while Instant::now() < deadline
-        && sent.iter().filter_map(|&(packet, token, verdict)| wanted(&packet, token, verdict)).any(|(at, sighting)| !watch.saw(at, sighting))
+        && sent
+            .iter()
+            .filter_map(|&(packet, token, verdict)| wanted(&packet, token, verdict))
+            .any(|(at, sighting)| !watch.saw(at, sighting))
     {
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use lab::netns::Namespace;
+use lab::Namespace;
 use netlink::Nftables;
 use policy::model::NodePolicy;
 use ruleset::{Kernel, Transaction, diff, lower};
@@ -26,7 +26,8 @@ impl Topology {
     /// Makes the namespaces. Fails where that needs root.
     pub fn new() -> Result<Topology> {
         let prefix = format!("ksgk{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let create = |name: &str| Namespace::create(&format!("{prefix}-{name}")).context("making network namespaces needs root: run it with sudo");
+        let create =
+            |name: &str| Namespace::create(&format!("{prefix}-{name}")).context("making network namespaces needs root: run it with sudo");
         let topology = Topology {
             node: create("node")?,
             pods: (0..World::PODS.len()).map(|i| create(&format!("pod{i}"))).collect::<Result<_>>()?,

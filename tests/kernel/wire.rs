@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use crc::{CRC_32_ISCSI, Crc};
 use etherparse::{IpNumber, PacketBuilder, SlicedPacket, TransportSlice};
-use lab::netns::Namespace;
+use lab::Namespace;
 use policy::model::{Family, Packet, Payload, Transport};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -26,9 +26,13 @@ pub fn bytes(packet: &Packet, token: u16) -> Result<Vec<u8>> {
     };
     let mut out = Vec::new();
     match packet.payload {
-        Payload::Transport { protocol: Transport::Tcp, destination, .. } => ip.tcp(token, destination, 1, 64240).syn().write(&mut out, &[])?,
+        Payload::Transport { protocol: Transport::Tcp, destination, .. } => {
+            ip.tcp(token, destination, 1, 64240).syn().write(&mut out, &[])?
+        }
         Payload::Transport { protocol: Transport::Udp, destination, .. } => ip.udp(token, destination).write(&mut out, b"probe")?,
-        Payload::Transport { protocol: Transport::Sctp, destination, .. } => ip.write(&mut out, IpNumber::SCTP, &sctp_init(token, destination))?,
+        Payload::Transport { protocol: Transport::Sctp, destination, .. } => {
+            ip.write(&mut out, IpNumber::SCTP, &sctp_init(token, destination))?
+        }
         Payload::Icmp { kind, code } => {
             let rest = [(token >> 8) as u8, token as u8, 0, 1];
             match Family::of(packet.source) {
@@ -97,13 +101,19 @@ impl Watch {
         }
         for protocol in [6, 17, 132, 58] {
             // A raw IPv6 socket hands over what follows the header.
-            watch.listen(node, Domain::IPV6, Type::RAW, protocol, move |payload| vec![Sighting::Arrived(token(protocol as u8, payload))])?;
+            watch
+                .listen(node, Domain::IPV6, Type::RAW, protocol, move |payload| vec![Sighting::Arrived(token(protocol as u8, payload))])?;
         }
         Ok(watch)
     }
 
     fn listen(
-        &mut self, namespace: &Namespace, domain: Domain, kind: Type, protocol: i32, read: impl Fn(&[u8]) -> Vec<Sighting> + Send + 'static,
+        &mut self,
+        namespace: &Namespace,
+        domain: Domain,
+        kind: Type,
+        protocol: i32,
+        read: impl Fn(&[u8]) -> Vec<Sighting> + Send + 'static,
     ) -> Result<()> {
         let mut socket = namespace.run(|| Socket::new(domain, kind, Some(Protocol::from(protocol))))??;
         socket.set_recv_buffer_size(4 << 20)?;
@@ -152,8 +162,12 @@ fn ip(packet: &[u8]) -> Vec<Sighting> {
     let mut sightings = vec![Sighting::Arrived(token(payload.ip_number.0, payload.payload))];
     match &sliced.transport {
         Some(TransportSlice::Tcp(tcp)) if tcp.rst() => sightings.push(Sighting::Rejected(tcp.destination_port())),
-        Some(TransportSlice::Icmpv4(icmp)) if (icmp.type_u8(), icmp.code_u8()) == (3, 13) => sightings.extend(quoted(payload.payload, 20, 9)),
-        Some(TransportSlice::Icmpv6(icmp)) if (icmp.type_u8(), icmp.code_u8()) == (1, 1) => sightings.extend(quoted(payload.payload, 40, 6)),
+        Some(TransportSlice::Icmpv4(icmp)) if (icmp.type_u8(), icmp.code_u8()) == (3, 13) => {
+            sightings.extend(quoted(payload.payload, 20, 9))
+        }
+        Some(TransportSlice::Icmpv6(icmp)) if (icmp.type_u8(), icmp.code_u8()) == (1, 1) => {
+            sightings.extend(quoted(payload.payload, 40, 6))
+        }
         _ => {}
     }
     sightings
