@@ -1,0 +1,97 @@
+//! What differs between what is and what should be: the writes that are due.
+
+use std::collections::BTreeMap;
+
+use api::{AttachmentStatus, SecurityGroupStatus};
+use k8s_openapi::jiff::Timestamp;
+use policy::index::MemberSlice;
+use policy::model::GroupRef;
+use policy::slices::{self, SliceKey, SliceOp};
+use policy::status::{View, stamp};
+use policy::{AttachmentRef, Resolution};
+
+use crate::facts::Facts;
+
+/// What is written by one writer at a time. Slices come first: packets wait for them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// The slices of the group of this id.
+    Slices(String),
+    /// The status of a group, by its UID as well: one made again under its name is another.
+    Group(GroupRef, String),
+    /// The status of an attachment, likewise.
+    Attachment(AttachmentRef, String),
+}
+
+/// What to write in a lane.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Work {
+    /// In this order, none after one that failed; with the version that a slice has to be at.
+    Slices(Vec<(SliceOp, Option<String>)>),
+    /// A group's status.
+    Group(SecurityGroupStatus),
+    /// An attachment's status.
+    Attachment(AttachmentStatus),
+}
+
+/// What a lane's write has put there. The watch says the same sooner or later; until it does, our facts are older than our deeds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Written {
+    /// A slice, or none.
+    Slice(SliceKey, Option<MemberSlice>),
+    /// A group's status.
+    Group(GroupRef, String, SecurityGroupStatus),
+    /// An attachment's status.
+    Attachment(AttachmentRef, String, AttachmentStatus),
+}
+
+impl Written {
+    /// The watch has shown it, or that its object is another or gone.
+    pub fn is_seen(&self, facts: &Facts) -> bool {
+        let cluster = &facts.cluster;
+        match self {
+            Written::Slice(key, slice) => cluster.slices.get(key) == slice.as_ref(),
+            Written::Group(group, uid, status) => {
+                cluster.groups.get(group).is_none_or(|now| now.uid != *uid) || facts.group_statuses.get(group) == Some(status)
+            }
+            Written::Attachment(attachment, uid, status) => {
+                cluster.attachments.get(attachment).is_none_or(|now| now.uid != *uid)
+                    || facts.attachment_statuses.get(attachment) == Some(status)
+            }
+        }
+    }
+}
+
+/// Everything that is due. `now` is the time of the transitions found.
+pub fn due(facts: &Facts, resolution: &Resolution, now: Timestamp) -> BTreeMap<Lane, Work> {
+    let mut due = slices_due(facts, resolution);
+    let view = View::new(&facts.cluster, resolution, &facts.reports);
+    // As it is stored: whole seconds.
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    for (group, object) in &facts.cluster.groups {
+        let present = facts.group_statuses.get(group);
+        let Some(mut wanted) = view.group(group) else { continue };
+        stamp(&mut wanted.conditions, present.map_or(&[], |status| &status.conditions), now);
+        if present != Some(&wanted) {
+            due.insert(Lane::Group(group.clone(), object.uid.clone()), Work::Group(wanted));
+        }
+    }
+    for (attachment, object) in &facts.cluster.attachments {
+        let present = facts.attachment_statuses.get(attachment);
+        let Some(mut wanted) = view.attachment(attachment) else { continue };
+        stamp(&mut wanted.conditions, present.map_or(&[], |status| &status.conditions), now);
+        if present != Some(&wanted) {
+            due.insert(Lane::Attachment(attachment.clone(), object.uid.clone()), Work::Attachment(wanted));
+        }
+    }
+    due
+}
+
+fn slices_due(facts: &Facts, resolution: &Resolution) -> BTreeMap<Lane, Work> {
+    let mut lanes: BTreeMap<String, Vec<(SliceOp, Option<String>)>> = BTreeMap::new();
+    for op in slices::plan(&facts.cluster, resolution) {
+        let version = facts.slice_versions.get(op.key()).cloned();
+        lanes.entry(op.group_id().to_string()).or_default().push((op, version));
+    }
+    lanes.into_iter().map(|(id, ops)| (Lane::Slices(id), Work::Slices(ops))).collect()
+}

@@ -1,0 +1,145 @@
+//! When to write what is due: one write at a time in each lane, a bounded number in all.
+//!
+//! Pure but for the time, which is passed in. What is due is offered anew in every round and replaces what was offered before, so the
+//! backlog is never longer than the number of objects and never older than the facts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::due::{Lane, Work, Written};
+use crate::facts::Facts;
+
+/// Writes under way at the same time.
+pub const CONCURRENCY: usize = 32;
+/// Between two writes of one status. The first is made at once.
+pub const STATUS_INTERVAL: Duration = Duration::from_millis(250);
+/// How long we wait for the watch to show what we have written before we believe the watch.
+pub const UNSEEN: Duration = Duration::from_secs(2);
+
+const CONFLICT_DELAY: Duration = Duration::from_millis(20);
+const FAILURE_DELAY: Duration = Duration::from_millis(200);
+const LONGEST_DELAY: Duration = Duration::from_secs(10);
+
+/// How a write ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// As meant.
+    Done,
+    /// What is there is not what we thought: the watch will tell soon.
+    Conflict,
+    /// The server refused or could not be reached.
+    Failed,
+}
+
+#[derive(Debug)]
+struct Progress {
+    under_way: bool,
+    unseen: Vec<Written>,
+    believe_watch_at: Instant,
+    not_before: Instant,
+    failures: u32,
+}
+
+impl Progress {
+    fn free_at(&self) -> Option<Instant> {
+        match (self.under_way, self.unseen.is_empty()) {
+            (true, _) => None,
+            (false, true) => Some(self.not_before),
+            (false, false) => Some(self.not_before.max(self.believe_watch_at)),
+        }
+    }
+}
+
+/// Lanes with something going on, and what is due.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    progress: BTreeMap<Lane, Progress>,
+    backlog: BTreeMap<Lane, Work>,
+    under_way: usize,
+}
+
+impl Outbox {
+    /// Looks at what the watches have shown by now, and forgets lanes where nothing goes on.
+    pub fn look(&mut self, facts: &Facts, now: Instant) {
+        self.progress.retain(|_, progress| {
+            progress.unseen.retain(|written| now < progress.believe_watch_at && !written.is_seen(facts));
+            progress.under_way || !progress.unseen.is_empty() || progress.failures > 0 || now < progress.not_before
+        });
+    }
+
+    /// What is due now, in place of what was. A lane where nothing is due has nothing to try again either.
+    pub fn offer(&mut self, due: BTreeMap<Lane, Work>) {
+        for (lane, progress) in &mut self.progress {
+            if !due.contains_key(lane) {
+                progress.failures = 0;
+            }
+        }
+        self.backlog = due;
+    }
+
+    /// Nothing is due, because we may not write.
+    pub fn clear(&mut self) {
+        self.backlog.clear();
+    }
+
+    /// The next write to make, if one may be made now.
+    pub fn next(&mut self, now: Instant) -> Option<(Lane, Work)> {
+        if self.under_way >= CONCURRENCY {
+            return None;
+        }
+        let free = |lane: &&Lane| self.progress.get(lane).is_none_or(|progress| progress.free_at().is_some_and(|at| at <= now));
+        let lane = self.backlog.keys().find(free)?.clone();
+        let work = self.backlog.remove(&lane)?;
+        let idle = || Progress { under_way: true, unseen: Vec::new(), believe_watch_at: now, not_before: now, failures: 0 };
+        let progress = self.progress.entry(lane.clone()).or_insert_with(idle);
+        progress.under_way = true;
+        progress.unseen.clear();
+        progress.not_before = now + if matches!(lane, Lane::Slices(_)) { Duration::ZERO } else { STATUS_INTERVAL };
+        self.under_way += 1;
+        Some((lane, work))
+    }
+
+    /// A write has ended; `written` is what it did before it did. Whether more was due in its lane: that was worked out from what was
+    /// before this write, and has to be again.
+    #[must_use]
+    pub fn ended(&mut self, lane: &Lane, written: Vec<Written>, ending: Ending, now: Instant) -> bool {
+        self.under_way = self.under_way.saturating_sub(1);
+        let more = self.backlog.remove(lane).is_some();
+        let Some(progress) = self.progress.get_mut(lane) else { return more };
+        progress.under_way = false;
+        progress.unseen = written;
+        progress.believe_watch_at = now + UNSEEN;
+        let delay = match ending {
+            Ending::Done => {
+                progress.failures = 0;
+                return more;
+            }
+            Ending::Conflict => CONFLICT_DELAY,
+            Ending::Failed => FAILURE_DELAY,
+        };
+        let delay = delay.saturating_mul(1 << progress.failures.min(10)).min(LONGEST_DELAY);
+        progress.failures += 1;
+        progress.not_before = progress.not_before.max(now + delay);
+        more
+    }
+
+    /// When to look again although nothing has happened. `None`: something that happens will tell.
+    pub fn wake_at(&self) -> Option<Instant> {
+        if self.under_way >= CONCURRENCY {
+            return None;
+        }
+        self.progress.values().filter_map(Progress::free_at).min()
+    }
+
+    /// Writes under way.
+    pub fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// Writes that are due and wait.
+    pub fn waiting(&self) -> usize {
+        self.backlog.len()
+    }
+}

@@ -1,0 +1,211 @@
+//! `operator run`: one task owns the facts; watches, leadership and ended writes come to it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::api::DynamicObject;
+use policy::index::Changed;
+use runtime::health::{self, Readiness, Registry};
+use runtime::lease::Candidate;
+use runtime::shutdown::{self, CancellationToken};
+use runtime::watch::{self, Config, Watch, Watches};
+use runtime::{client, logs};
+use tokio::sync::{mpsc, watch as state};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::due::due;
+use crate::facts::{Facts, Message, With};
+use crate::metrics::Metrics;
+use crate::outbox::{Ending, Outbox};
+use crate::write::{Ended, write};
+
+/// Between the ends of two rounds at least; the first after a quiet time is at once.
+const ROUND_INTERVAL: Duration = Duration::from_millis(20);
+/// Messages taken before anything else is looked at.
+const MESSAGES_AT_ONCE: usize = 1024;
+
+/// How `operator run` runs.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunArgs {
+    /// Namespace of the Lease: the operator's own.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "kube-security-groups")]
+    namespace: String,
+    /// Who we are among candidates for the Lease; unique. Left out: made up of the host name and the process id.
+    #[arg(long, env = "POD_NAME")]
+    identity: Option<String>,
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, default_value = "[::]:8081")]
+    health_address: SocketAddr,
+    /// text or json.
+    #[arg(long, default_value = "text")]
+    log_format: logs::Format,
+    /// What is logged, in the syntax of RUST_LOG.
+    #[arg(long, default_value = "info")]
+    log: String,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    logs::start(args.log_format, &args.log).map_err(|error| anyhow!(error))?;
+    let shutdown = shutdown::on_signal()?;
+    let client = client::connect().await?;
+    let readiness = Readiness::default();
+    let mut registry = Registry::with_prefix("securitygroups_operator");
+    let metrics = Metrics::new(&mut registry);
+    let (watches, messages) = Watches::new(client.clone(), readiness.clone(), &mut registry);
+    let open = open(&watches);
+    let serving = CancellationToken::new();
+    let (address, server) = health::serve(args.health_address, readiness, registry, serving.clone())
+        .await
+        .with_context(|| format!("cannot serve health and metrics at {}", args.health_address))?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, "operator starts");
+
+    let identity = args.identity.unwrap_or_else(|| format!("{}-{}", host_name(), std::process::id()));
+    let candidacy = CancellationToken::new();
+    let candidate = Candidate::new(args.namespace, "operator", identity);
+    let (leads, candidate) = candidate.run(client.clone(), candidacy.clone());
+
+    Operator::new(client, metrics).run(messages, leads, shutdown).await;
+
+    // Only when nothing of ours is under way any more may another write.
+    candidacy.cancel();
+    candidate.await.context("the candidacy for the lease")?;
+    drop(open);
+    serving.cancel();
+    server.await.context("the health server")??;
+    Ok(())
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "operator".to_string(), |name| name.trim().to_string())
+}
+
+fn open(watches: &Watches<Message>) -> [Watch; 6] {
+    let group = |object: DynamicObject| Ok(With::status(&object, watch::security_group(&object)));
+    let attachment = |object: DynamicObject| Ok(With::status(&object, watch::attachment(&object)));
+    let slice = |object: DynamicObject| watch::typed(object).map(|slice| With::version(&slice));
+    [
+        watches.pods(None, Message::Fact),
+        watches.namespaces(Message::Fact),
+        watches.open("securitygroups", watches.stored::<api::SecurityGroup>(), Config::default(), group, Message::Group),
+        watches.open("attachments", watches.stored::<api::Attachment>(), Config::default(), attachment, Message::Attachment),
+        watches.open("memberslices", watches.stored::<api::MemberSlice>(), Config::default(), slice, Message::Slice),
+        watches.typed(Message::Report),
+    ]
+}
+
+/// Writes under way, with the time of their start.
+type Writes = FuturesUnordered<BoxFuture<'static, (Ended, Instant)>>;
+
+/// The loop and what it owns.
+struct Operator {
+    client: Client,
+    metrics: Metrics,
+    facts: Facts,
+    outbox: Outbox,
+    /// Something differs from what the last round saw.
+    dirty: bool,
+    /// No round before.
+    not_before: Instant,
+}
+
+impl Operator {
+    fn new(client: Client, metrics: Metrics) -> Operator {
+        Operator { client, metrics, facts: Facts::default(), outbox: Outbox::default(), dirty: true, not_before: Instant::now() }
+    }
+
+    async fn run(mut self, mut messages: mpsc::Receiver<Message>, mut leads: state::Receiver<bool>, shutdown: CancellationToken) {
+        let mut writes = Writes::new();
+        loop {
+            let leading = *leads.borrow_and_update();
+            self.metrics.leading(leading);
+            let look_at = if leading { self.work(&mut writes, &leads) } else { self.rest() };
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                changed = leads.changed() => if changed.is_err() { break },
+                Some((ended, started)) = writes.next() => self.ended(ended, started),
+                message = messages.recv() => match message {
+                    Some(message) => self.take(message, &mut messages),
+                    None => break,
+                },
+                () = until(look_at) => self.dirty = true,
+            }
+        }
+        // What is under way may end: a write that is cut off may or may not have happened.
+        let rest = async { while writes.next().await.is_some() {} };
+        if timeout(client::WRITE_TIMEOUT, rest).await.is_err() {
+            tracing::warn!("gave up on writes that were under way");
+        }
+    }
+
+    /// Takes a message and those that have come with it.
+    fn take(&mut self, message: Message, messages: &mut mpsc::Receiver<Message>) {
+        let come_with_it = std::iter::from_fn(|| messages.try_recv().ok()).take(MESSAGES_AT_ONCE);
+        for message in std::iter::once(message).chain(come_with_it) {
+            self.dirty |= self.facts.apply(message) == Changed::Yes;
+        }
+    }
+
+    /// Does what can be done now; says when to look again although nothing has happened.
+    fn work(&mut self, writes: &mut Writes, leads: &state::Receiver<bool>) -> Option<Instant> {
+        // A list that has not come yet is not an empty list.
+        if !self.facts.are_complete() {
+            return None;
+        }
+        if self.dirty {
+            if Instant::now() < self.not_before {
+                return Some(self.not_before);
+            }
+            self.round();
+        }
+        while let Some((lane, work)) = self.outbox.next(Instant::now()) {
+            let (client, leads, started) = (self.client.clone(), leads.clone(), Instant::now());
+            writes.push(async move { (write(client, leads, lane, work).await, started) }.boxed());
+        }
+        self.metrics.outbox(&self.outbox);
+        self.outbox.wake_at()
+    }
+
+    fn round(&mut self) {
+        let started = Instant::now();
+        let resolution = self.facts.resolution();
+        self.outbox.look(&self.facts, started);
+        self.outbox.offer(due(&self.facts, &resolution, Timestamp::now()));
+        self.dirty = false;
+        let duration = started.elapsed();
+        self.metrics.round(&self.facts, duration);
+        // However large the cluster is, half of the time is left for taking messages.
+        self.not_before = Instant::now() + duration.max(ROUND_INTERVAL);
+    }
+
+    fn rest(&mut self) -> Option<Instant> {
+        self.outbox.clear();
+        self.dirty = true;
+        None
+    }
+
+    fn ended(&mut self, ended: Ended, started: Instant) {
+        let ending = ended.ending();
+        self.metrics.write(&ended.lane, ending, started.elapsed());
+        match (&ended.error, ending) {
+            (None, _) => tracing::debug!(lane = ?ended.lane, "written"),
+            (Some(error), Ending::Conflict) => tracing::debug!(lane = ?ended.lane, %error, "not as we thought; planning again"),
+            (Some(error), _) => tracing::warn!(lane = ?ended.lane, %error, "write failed; trying again"),
+        }
+        self.dirty |= self.outbox.ended(&ended.lane, ended.written, ending, Instant::now());
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
