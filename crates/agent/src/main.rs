@@ -24,6 +24,8 @@ mod plan;
 mod report;
 mod reporter;
 mod slices;
+#[cfg(test)]
+mod tests;
 mod thread;
 mod throttle;
 

@@ -64,3 +64,36 @@ pub fn merge(present: &[Condition], wanted: Vec<Wanted>, generation: Option<i64>
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Time {
+        Time(jiff::Timestamp::from_second(second).unwrap())
+    }
+
+    fn ready(status: Status, message: &str) -> Vec<Wanted> {
+        vec![Wanted { type_: "Ready", status, reason: "Because".into(), message: message.into() }]
+    }
+
+    #[test]
+    fn a_condition_keeps_its_time_while_its_status_is_the_same() {
+        let first = merge(&[], ready(Status::True, "one"), Some(1), &at(10));
+        assert_eq!(first[0].last_transition_time, at(10));
+        let second = merge(&first, ready(Status::True, "two"), Some(2), &at(20));
+        assert_eq!((&second[0].last_transition_time, second[0].message.as_str()), (&at(10), "two"));
+        assert_eq!(second[0].observed_generation, Some(2));
+        let third = merge(&second, ready(Status::Unknown, "three"), Some(3), &at(30));
+        assert_eq!((&third[0].last_transition_time, third[0].status.as_str()), (&at(30), "Unknown"));
+    }
+
+    #[test]
+    fn what_is_not_wanted_goes_and_the_order_is_the_wanted_one() {
+        let condition = |type_| Wanted { type_, status: Status::True, reason: "R".into(), message: String::new() };
+        let present = merge(&[], vec![condition("Old"), condition("Ready")], None, &at(1));
+        let merged = merge(&present, vec![condition("Ready"), condition("New")], None, &at(2));
+        let said: Vec<_> = merged.iter().map(|c| (c.type_.as_str(), &c.last_transition_time)).collect();
+        assert_eq!(said, [("Ready", &at(1)), ("New", &at(2))]);
+    }
+}

@@ -84,3 +84,44 @@ async fn metrics(State(served): State<Served>) -> Response {
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn ready_when_nothing_is_waited_for_and_alive_all_the_time() {
+        let readiness = Readiness::default();
+        readiness.wait("watch of pods", "connection refused");
+        let mut registry = Registry::with_prefix("test");
+        let counter = prometheus_client::metrics::counter::Counter::<u64>::default();
+        registry.register("things", "Things", counter.clone());
+        counter.inc();
+        let shutdown = CancellationToken::new();
+        let (address, task) = serve(([127, 0, 0, 1], 0).into(), readiness.clone(), registry, shutdown.clone()).await.unwrap();
+
+        let waiting = get(address, "/readyz").await;
+        assert!(waiting.starts_with("HTTP/1.1 503 "), "{waiting}");
+        assert!(waiting.contains("watch of pods: connection refused"), "{waiting}");
+        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200 "));
+        assert!(get(address, "/metrics").await.contains("test_things_total 1\n"));
+
+        readiness.done("watch of pods");
+        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200 "));
+
+        assert!(serve(address, readiness, Registry::default(), shutdown.clone()).await.is_err(), "a port in use is an error at once");
+        shutdown.cancel();
+        task.await.unwrap().unwrap();
+    }
+}

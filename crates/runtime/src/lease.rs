@@ -190,3 +190,6 @@ async fn release(candidate: &Candidate, leases: &Api<Lease>) -> Result<(), Error
     }
     in_time(leases.replace(&candidate.name, &PostParams::default(), &lease)).await.map(|_| ())
 }
+
+#[cfg(test)]
+mod tests;

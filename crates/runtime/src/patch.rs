@@ -54,3 +54,67 @@ fn timeless(value: Value) -> Value {
 pub fn now() -> Time {
     Time(jiff::Timestamp::now())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use api::NodeReport;
+    use http::{Request, Response};
+    use kube::Client;
+    use kube::client::Body;
+
+    use super::*;
+
+    #[test]
+    fn times_alone_are_no_difference() {
+        let one = json!({"conditions": [{"type": "Ready", "lastTransitionTime": "2026-01-01T00:00:00Z"}], "lastCommit": "a", "members": 1});
+        let later =
+            json!({"conditions": [{"type": "Ready", "lastTransitionTime": "2027-01-01T00:00:00Z"}], "lastCommit": "b", "members": 1});
+        let other =
+            json!({"conditions": [{"type": "Ready", "lastTransitionTime": "2026-01-01T00:00:00Z"}], "lastCommit": "a", "members": 2});
+        assert!(same(&one, &later));
+        assert!(!same(&one, &other));
+    }
+
+    #[tokio::test]
+    async fn a_status_is_applied_by_force_under_the_managers_name() {
+        let (service, mut server) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+        let api = Api::<NodeReport>::all(Client::new(service, "default"));
+        let status = json!({"rulesetHash": "ab"});
+        let call = status_of_node(&api, &status);
+        let answer = async {
+            let (request, send) = server.next_request().await.unwrap();
+            assert_eq!(request.method(), "PATCH");
+            assert_eq!(
+                request.uri().to_string(),
+                "/apis/securitygroups.dev/v1alpha1/nodereports/n1/status?&force=true&fieldManager=tester"
+            );
+            let body: Value = serde_json::from_slice(&request.into_body().collect_bytes().await.unwrap()).unwrap();
+            assert_eq!(body["status"]["rulesetHash"], "ab");
+            assert_eq!(body["metadata"], json!({"name": "n1", "uid": "u1"}));
+            send.send_response(Response::new(Body::from(serde_json::to_vec(&body_with_spec(body)).unwrap())));
+        };
+        let (written, ()) = tokio::join!(call, answer);
+        assert_eq!(written.unwrap().status.unwrap().ruleset_hash, "ab");
+    }
+
+    async fn status_of_node(api: &Api<NodeReport>, value: &Value) -> Result<NodeReport, Error> {
+        status(api, "tester", "n1", Some("u1"), value).await
+    }
+
+    fn body_with_spec(mut body: Value) -> Value {
+        body["spec"] = json!({});
+        body
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_costs_five_seconds() {
+        let (service, _server) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+        let api = Api::<NodeReport>::all(Client::new(service, "default"));
+        let begun = tokio::time::Instant::now();
+        let error = status_of_node(&api, &json!({})).await.unwrap_err();
+        assert!(matches!(error, Error::Timeout), "{error}");
+        assert_eq!(begun.elapsed().as_millis() / 10, Duration::from_secs(5).as_millis() / 10);
+    }
+}

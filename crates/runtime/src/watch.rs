@@ -331,3 +331,6 @@ impl Complaint {
         Some(std::mem::take(&mut self.unsaid))
     }
 }
+
+#[cfg(test)]
+mod tests;

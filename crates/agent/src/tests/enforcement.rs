@@ -1,0 +1,190 @@
+//! Facts to tables: order, failures, restarts.
+
+use ruleset::{Op, lower};
+
+use super::*;
+
+fn shop() -> Vec<Object> {
+    vec![
+        pod("web-0", "web", "10.0.0.1"),
+        pod("web-1", "web", "10.0.0.2"),
+        pod("free-0", "free", "10.0.0.3"),
+        group("web", 1, &[]),
+        attachment("web"),
+    ]
+}
+
+#[test]
+fn nothing_is_committed_before_every_first_list_is_in() {
+    let kinds = [Kind::Pod, Kind::SecurityGroup, Kind::Attachment, Kind::Namespace];
+    for last in kinds {
+        let mut node = Node::new();
+        for kind in kinds.into_iter().filter(|kind| *kind != last) {
+            node.take(reset(kind, &shop()));
+            // Events without a list are no list.
+            node.take(apply(pod("web-2", "web", "10.0.0.4")));
+        }
+        assert!(node.sync().is_none(), "{last:?} is missing");
+        node.take(reset(last, &shop()));
+        assert!(node.sync().is_some());
+        assert!(node.table().is_some());
+    }
+}
+
+#[test]
+fn nor_before_the_slices_of_the_groups_that_are_named_then() {
+    let mut node = Node::new();
+    node.list(&[pod("db-0", "db", "10.0.0.1"), group("db", 1, &["web"]), group("web", 1, &[]), attachment("db")]);
+    assert!(node.sync().is_none());
+    assert_eq!(node.open(), [ids(["web"])]);
+    assert!(node.sync().is_none(), "asked once, not again");
+    assert_eq!(node.open().len(), 1);
+    assert!(node.slices(0, Change::Reset(Kind::MemberSlice, vec![])), "an empty list is news");
+    assert!(node.sync().is_some());
+}
+
+#[test]
+fn a_cluster_without_anything_gets_an_empty_table() {
+    let mut node = Node::with(&[], &[]);
+    assert_eq!(node.table(), Some(lower(&Default::default())));
+    assert_eq!(node.synced().groups, []);
+    assert_eq!(node.enforcement.kernel().taken.len(), 1);
+    assert!(node.open().is_empty(), "no group is named, nothing is watched");
+}
+
+/// All orders of a list.
+fn orders<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
+    if items.is_empty() {
+        return vec![vec![]];
+    }
+    (0..items.len())
+        .flat_map(|first| {
+            let mut rest = items.to_vec();
+            let item = rest.remove(first);
+            orders(&rest).into_iter().map(move |mut order| {
+                order.insert(0, item.clone());
+                order
+            })
+        })
+        .collect()
+}
+
+#[test]
+fn the_table_depends_on_the_facts_not_on_their_order_nor_on_when_it_was_synced() {
+    let objects = [
+        pod("web-0", "web", "10.0.0.1"),
+        pod("db-0", "db", "10.0.0.2"),
+        group("web", 1, &["web"]),
+        group("db", 1, &["web"]),
+        attachment("web"),
+        attachment("db"),
+    ];
+    let slices = [slice("web", &["10.1.0.1", "10.1.0.2"])];
+    let from_scratch = Node::with(&objects, &slices).table().unwrap();
+    for order in orders(&objects) {
+        for sync_each in [false, true] {
+            let mut node = Node::new();
+            node.list(&[]);
+            node.synced();
+            for object in &order {
+                node.take(apply(object.clone()));
+                if sync_each {
+                    node.synced();
+                }
+            }
+            node.synced();
+            node.slices(0, Change::Reset(Kind::MemberSlice, slices.to_vec()));
+            node.synced();
+            assert_eq!(node.table().as_ref(), Some(&from_scratch), "{order:?}, synced at each: {sync_each}");
+        }
+    }
+}
+
+#[test]
+fn what_is_deleted_leaves_nothing_behind() {
+    let mut node = Node::with(&shop(), &[]);
+    let empty = lower(&Default::default());
+    assert_ne!(node.table(), Some(empty.clone()));
+    for (kind, name) in [(Kind::Pod, "web-0"), (Kind::SecurityGroup, "web"), (Kind::Attachment, "web"), (Kind::Pod, "web-1")] {
+        node.take(delete(kind, name));
+        node.synced();
+    }
+    assert_eq!(node.table(), Some(empty));
+}
+
+#[test]
+fn a_failed_commit_leaves_the_former_rules_says_so_and_is_made_good_as_a_whole() {
+    let mut node = Node::with(&shop(), &[]);
+    let before = node.table();
+    let good = node.synced();
+    node.take(apply(group("web", 2, &["web"])));
+    node.enforcement.kernel().refuse = 1;
+    // The group names itself now: its slices are asked for, and its generation waits for them.
+    let failure = node.sync().unwrap().unwrap_err();
+    assert!(failure.message.contains("AddSet") && failure.message.contains("ENOMEM"), "{failure}");
+    assert_eq!(node.table(), before, "nothing of it is in force");
+
+    let reported = node.report.failed(&failure, &Time(Timestamp::from_second(500).unwrap()));
+    let ready = &reported.conditions[0];
+    assert_eq!((ready.type_.as_str(), ready.status.as_str(), ready.reason.as_str()), ("Ready", "False", "CommitFailed"));
+    assert!(ready.message.contains("ENOMEM"), "{}", ready.message);
+    assert_eq!((generations(&reported), &reported.ruleset_hash), (vec![("web".to_string(), 1)], &good.ruleset_hash));
+
+    node.slices(0, Change::Reset(Kind::MemberSlice, vec![slice("web", &[])]));
+    let after = node.synced();
+    assert_eq!(generations(&after), [("web".to_string(), 2)]);
+    assert_eq!(after.conditions[0].status, "True");
+    let last = node.enforcement.kernel().taken.last().cloned().unwrap();
+    assert_eq!(&last.ops[..3], [Op::AddTable, Op::DeleteTable, Op::AddTable], "whatever the failure has left, it is replaced");
+    assert_ne!(node.table(), before);
+}
+
+fn restarted(node: &mut Node) -> Node {
+    Node::on(Flaky { inner: node.enforcement.kernel().inner.clone(), ..Flaky::default() })
+}
+
+#[test]
+fn a_restart_takes_over_what_is_there() {
+    // S41: no commit where nothing has changed, and only the difference where something has.
+    let mut first = Node::with(&shop(), &[]);
+    let mut second = restarted(&mut first);
+    second.list(&shop());
+    let status = second.synced();
+    assert_eq!(second.enforcement.kernel().taken, []);
+    assert_eq!(status.ruleset_hash, first.synced().ruleset_hash);
+    assert_eq!(status.last_commit, None, "not changed by this run");
+
+    let mut third = restarted(&mut first);
+    let mut fewer = shop();
+    fewer.remove(1);
+    third.list(&fewer);
+    third.synced();
+    let taken = third.enforcement.kernel().taken.clone();
+    assert_eq!(taken.len(), 1);
+    assert!(!taken[0].ops.contains(&Op::DeleteTable), "{:?}", taken[0].ops);
+    assert!(taken[0].ops.iter().any(|op| matches!(op, Op::DeleteMapElements(..))), "{:?}", taken[0].ops);
+    assert_eq!(third.table(), Node::with(&fewer, &[]).table());
+}
+
+#[test]
+fn a_restart_touches_nothing_before_it_knows() {
+    let mut first = Node::with(&shop(), &[]);
+    let before = first.table();
+    let mut second = restarted(&mut first);
+    second.take(reset(Kind::Pod, &[]));
+    second.take(reset(Kind::Attachment, &[]));
+    assert!(second.sync().is_none());
+    assert_eq!(second.table(), before);
+}
+
+#[test]
+fn a_report_goes_on_where_an_earlier_run_ended() {
+    let mut first = Node::with(&shop(), &[]);
+    let earlier = first.synced();
+    assert!(earlier.last_commit.is_some());
+    let mut second = restarted(&mut first);
+    second.report = Report::continuing(earlier.clone());
+    second.seconds.set(1000);
+    second.list(&shop());
+    assert_eq!(second.synced(), earlier, "the same table: times included, nothing is new");
+}

@@ -1,0 +1,98 @@
+//! When to sync and when to report, with the times passed in.
+
+use std::time::Duration;
+
+use api::{AppliedGroup, NodeReportStatus, ReportedProblem};
+use tokio::time::Instant;
+
+use super::*;
+use crate::pace::{BETWEEN, Pace, SETTLE};
+use crate::throttle::{COUNTS, NEWS, REFRESH, Throttle};
+
+fn status(generation: i64, endpoints: i64) -> NodeReportStatus {
+    let group = AppliedGroup { namespace: "shop".into(), name: "web".into(), uid: "u".into(), generation, endpoints };
+    NodeReportStatus { groups: vec![group], ruleset_hash: format!("{generation}-{endpoints}"), ..NodeReportStatus::default() }
+}
+
+#[test]
+fn news_at_once_counts_seldom() {
+    let start = Instant::now();
+    let mut throttle = Throttle::default();
+    assert_eq!(throttle.due(&status(1, 1), start), start, "the first report waits for nothing");
+    throttle.written(status(1, 1), start);
+    assert_eq!(throttle.due(&status(2, 1), start), start + NEWS);
+    assert_eq!(throttle.due(&status(1, 2), start), start + COUNTS);
+    assert_eq!(throttle.due(&status(1, 1), start), start + REFRESH);
+
+    let quiet = start + Duration::from_secs(60);
+    assert!(throttle.due(&status(1, 2), quiet) <= quiet, "the first change after a quiet time is written at once");
+    throttle.written(status(1, 2), quiet);
+    assert_eq!(throttle.due(&status(1, 3), quiet), quiet + COUNTS, "the next is not");
+    assert_eq!(throttle.due(&status(2, 3), quiet), quiet + NEWS, "but a generation is");
+}
+
+#[test]
+fn a_problem_and_readiness_are_news_and_times_are_none() {
+    let start = Instant::now();
+    let mut throttle = Throttle::default();
+    throttle.written(status(1, 1), start);
+    let with_problem = NodeReportStatus { problems: vec![ReportedProblem::default()], ..status(1, 1) };
+    assert_eq!(throttle.due(&with_problem, start), start + NEWS);
+    let time = Time(Timestamp::from_second(1).unwrap());
+    assert_eq!(throttle.due(&NodeReportStatus { last_commit: Some(time.clone()), ..status(1, 1) }, start), start + REFRESH);
+    let not_ready = Report::continuing(status(1, 1)).failed(&Failure { message: "x".into() }, &time);
+    assert_eq!(throttle.due(&not_ready, start), start + NEWS);
+}
+
+#[test]
+fn a_report_that_could_not_be_written_is_tried_again_ever_more_slowly() {
+    let start = Instant::now();
+    let mut throttle = Throttle::default();
+    let mut waits = Vec::new();
+    for _ in 0..9 {
+        throttle.failed(start);
+        waits.push((throttle.due(&status(1, 1), start) - start).as_millis());
+    }
+    assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]);
+    throttle.written(status(1, 1), start);
+    assert_eq!(throttle.due(&status(2, 1), start), start + NEWS);
+}
+
+#[test]
+fn changes_that_come_together_are_synced_together() {
+    let start = Instant::now();
+    let ms = Duration::from_millis;
+    let mut pace = Pace::default();
+    assert_eq!(pace.due(), None);
+    pace.changed(start);
+    pace.changed(start + ms(2));
+    assert_eq!(pace.due(), Some(start + SETTLE), "counted from the first: a flood does not put it off");
+    assert_eq!(pace.begin(), Some(start));
+    pace.ended(true, start + ms(5));
+    assert_eq!(pace.due(), None);
+    pace.changed(start + ms(6));
+    assert_eq!(pace.due(), Some(start + ms(5) + BETWEEN));
+    let quiet = start + Duration::from_secs(9);
+    let mut rested = pace.clone();
+    rested.begin();
+    rested.changed(quiet);
+    assert_eq!(rested.due(), Some(quiet + SETTLE));
+}
+
+#[test]
+fn a_failed_sync_is_tried_again_and_a_change_waits_a_second_at_most() {
+    let start = Instant::now();
+    let mut pace = Pace::default();
+    let mut waits = Vec::new();
+    for _ in 0..11 {
+        pace.begin();
+        pace.ended(false, start);
+        waits.push((pace.due().unwrap() - start).as_millis());
+    }
+    assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000]);
+    pace.changed(start);
+    assert_eq!(pace.due(), Some(start + Duration::from_secs(1)), "it may be the cure");
+    pace.begin();
+    pace.ended(true, start);
+    assert_eq!(pace.due(), None);
+}

@@ -1,0 +1,138 @@
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use http::{Request, Response};
+use kube::client::Body;
+use serde_json::json;
+
+use super::*;
+
+fn stored(value: Value) -> DynamicObject {
+    serde_json::from_value(value).unwrap()
+}
+
+fn slice(name: &str, addresses: Value) -> Value {
+    json!({
+        "apiVersion": "securitygroups.dev/v1alpha1", "kind": "MemberSlice",
+        "metadata": {"namespace": "shop", "name": name, "resourceVersion": "5", "labels": {"securitygroups.dev/group-id": "sg-1"},
+            "managedFields": [{"manager": "x", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": {}}]},
+        "addresses": addresses,
+    })
+}
+
+#[test]
+fn an_unknown_spec_is_a_fact_that_allows_nothing() {
+    // S38: not readable as a whole, and still a group with a UID and a generation.
+    let object = stored(json!({
+        "apiVersion": "securitygroups.dev/v1alpha1", "kind": "SecurityGroup",
+        "metadata": {"namespace": "shop", "name": "web", "uid": "u", "generation": 7},
+        "spec": {"onDeny": "Explode"},
+    }));
+    let Object::SecurityGroup(name, facts) = security_group(&object) else { panic!("not a group") };
+    assert_eq!((name.to_string().as_str(), facts.generation), ("shop/web", 7));
+    assert_eq!((facts.rules.ingress.len(), facts.rules.egress.len(), facts.problems.len()), (0, 0, 1));
+}
+
+#[test]
+fn a_pod_is_read_without_what_nobody_looks_at() {
+    let lean: LeanPod = serde_json::from_value(json!({
+        "metadata": {"namespace": "shop", "name": "web-0", "uid": "u", "labels": {"app": "web"}},
+        "spec": {"nodeName": "n1", "containers": "not what a container list looks like"},
+        "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]},
+    }))
+    .unwrap();
+    let Object::Pod(name, facts) = Object::pod(&Pod::from(lean)) else { panic!("not a pod") };
+    assert_eq!(name.to_string(), "shop/web-0");
+    assert_eq!(facts.node, Some(NodeName("n1".into())));
+    assert_eq!(facts.addresses.len(), 2);
+    assert!(!facts.host_network && !facts.finished);
+}
+
+#[test]
+fn changes_reach_the_index_under_the_right_key() {
+    let mut cluster = Cluster::default();
+    let namespace = |name: &str| {
+        let labels = [(api::LABEL_DEFAULT_GROUP.to_string(), "base".to_string())].into();
+        Object::namespace(&ObjectMeta { name: Some(name.into()), labels: Some(labels), ..ObjectMeta::default() })
+    };
+    let steps = [
+        Step::Reset(vec![namespace("a"), namespace("b")]),
+        Step::Apply(namespace("c")),
+        Step::Delete(Name { name: "a".into(), ..Name::default() }),
+    ];
+    for step in steps {
+        assert_eq!(Change::of(Kind::Namespace, step).apply_to(&mut cluster), Changed::Yes);
+    }
+    assert_eq!(cluster.namespaces.keys().collect::<Vec<_>>(), ["b", "c"]);
+}
+
+#[test]
+fn one_line_a_minute() {
+    let start = Instant::now();
+    let mut complaint = Complaint::default();
+    let said: Vec<_> = [0, 1, 30, 59, 61, 62].into_iter().map(|s| complaint.due(start + Duration::from_secs(s))).collect();
+    assert_eq!(said, [Some(0), None, None, None, Some(3), None]);
+}
+
+/// Answers requests in order: whole lists, or watches that end at once after some events.
+fn server(mut answers: VecDeque<(u16, String)>) -> (Client, Arc<Mutex<Vec<String>>>) {
+    let (service, mut requests) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let asked = seen.clone();
+    tokio::spawn(async move {
+        while let Some((request, send)) = requests.next_request().await {
+            asked.lock().unwrap().push(request.uri().to_string());
+            match answers.pop_front() {
+                Some((code, body)) => send.send_response(Response::builder().status(code).body(Body::from(body.into_bytes())).unwrap()),
+                // A watch on which nothing happens.
+                None => std::future::pending().await,
+            }
+        }
+    });
+    (Client::new(service, "default"), seen)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_survives_a_server_that_is_away_and_an_object_that_it_cannot_read() {
+    let list = json!({"apiVersion": "securitygroups.dev/v1alpha1", "kind": "MemberSliceList", "metadata": {"resourceVersion": "5"},
+        "items": [slice("good", json!(["10.0.0.1"])), slice("bad", json!({"not": "a list"}))]});
+    let event = |kind: &str, object: Value| format!("{}\n", json!({"type": kind, "object": object}));
+    let events = event("MODIFIED", slice("good", json!("unreadable"))) + &event("DELETED", slice("other", json!([])));
+    let unavailable = json!({"kind": "Status", "status": "Failure", "message": "away", "reason": "ServiceUnavailable", "code": 503});
+    let (client, asked) = server([(503, unavailable.to_string()), (200, list.to_string()), (200, events)].into());
+
+    let readiness = Readiness::default();
+    let mut registry = Registry::default();
+    let (watches, mut messages) = Watches::new(client, readiness.clone(), &mut registry);
+    let watch = watches.member_slices_of(&["sg-1".to_string(), "sg-2".to_string()].into(), |change| change);
+    assert_eq!(readiness.waits().values().collect::<Vec<_>>(), ["not listed yet"]);
+
+    let Some(Change::Reset(Kind::MemberSlice, objects)) = messages.recv().await else { panic!("a watch begins with its list") };
+    assert_eq!(objects.len(), 1, "the unreadable one is left out, the list is not");
+    assert!(readiness.waits().is_empty());
+    let key = |name: &str| Key::MemberSlice(("shop".into(), name.into()));
+    assert_eq!(messages.recv().await, Some(Change::Delete(key("good"))), "what was read before does not stay in force");
+    assert_eq!(messages.recv().await, Some(Change::Delete(key("other"))));
+
+    let asked = asked.lock().unwrap().clone();
+    assert!(asked[0].contains("labelSelector=securitygroups.dev%2Fgroup-id+in+%28sg-1%2Csg-2%29"), "{}", asked[0]);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    assert!(text.contains("watch_errors_total{watch=\"memberslices\"} 1\n"), "{text}");
+    drop(watch);
+}
+
+#[tokio::test(start_paused = true)]
+async fn why_a_watch_has_not_listed_is_told_and_a_closed_one_is_not_waited_for() {
+    let refused = json!({"kind": "Status", "status": "Failure", "message": "pods is forbidden", "reason": "Forbidden", "code": 403});
+    let (client, asked) = server([(403, refused.to_string())].into());
+    let readiness = Readiness::default();
+    let (watches, _messages) = Watches::<Change>::new(client, readiness.clone(), &mut Registry::default());
+    let watch = watches.pods(Some(&NodeName("n1".into())), |change| change);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let waits = readiness.waits();
+    assert!(waits.values().any(|why| why.contains("pods is forbidden")), "{waits:?}");
+    assert!(asked.lock().unwrap()[0].contains("fieldSelector=spec.nodeName%3Dn1"));
+    drop(watch);
+    assert!(readiness.waits().is_empty());
+}
