@@ -94,10 +94,10 @@ impl Watch {
         let mut watch = Watch { seen: Arc::default(), stop: Arc::default(), threads: Vec::new() };
         for host in hosts {
             // ETH_P_ALL, without the link's header.
-            watch.listen(host, Domain::PACKET, Type::DGRAM, i32::from(0x0003u16.to_be()), |packet| ip(packet))?;
+            watch.listen(host, Domain::PACKET, Type::DGRAM, i32::from(0x0003u16.to_be()), ip)?;
         }
         for protocol in [6, 17, 132, 1] {
-            watch.listen(node, Domain::IPV4, Type::RAW, protocol, |packet| ip(packet))?;
+            watch.listen(node, Domain::IPV4, Type::RAW, protocol, ip)?;
         }
         for protocol in [6, 17, 132, 58] {
             // A raw IPv6 socket hands over what follows the header.

@@ -24,7 +24,7 @@ fn described(cluster: &Cluster) -> String {
     let pods = say(&[&["get", "pods", "-o", "wide"][..], &namespace].concat());
     let events = say(&[&["get", "events"][..], &namespace].concat());
     let logs =
-        say(&[&["logs", "--selector=app.kubernetes.io/part-of=kube-security-groups", "--prefix", "--tail=20"][..], &namespace].concat());
+        say(&[&["logs", "--selector=app.kubernetes.io/name=kube-security-groups", "--prefix", "--tail=20"][..], &namespace].concat());
     format!("the product does not come up:\n{pods}\n{events}\n{logs}")
 }
 

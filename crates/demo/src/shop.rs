@@ -58,13 +58,13 @@ impl<'a> Shop<'a> {
     }
 
     /// The pods of a tier.
-    pub fn tier<'s>(&'s self, tier: &'s str) -> impl Iterator<Item = &'s ShopPod> {
+    pub fn tier(&self, tier: &str) -> impl Iterator<Item = &ShopPod> {
         self.pods.iter().filter(move |pod| pod.tier == tier)
     }
 
     /// The first pod of a tier.
     pub fn first(&self, tier: &str) -> Result<&ShopPod> {
-        self.tier(tier).next().with_context(|| format!("no pod of {tier}"))
+        self.pods.iter().find(|pod| pod.tier == tier).with_context(|| format!("no pod of {tier}"))
     }
 
     /// Probes from inside a pod.

@@ -1,0 +1,88 @@
+//! The agent, the operator and the API server end without a word: no verdict changes, not when they end and not when they return (S41).
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use lab::Cluster;
+
+use super::fixture::{Running, run_server, start, undisturbed};
+
+/// 1,000 flows a second that are allowed and as many that are denied, while something is done that takes some seconds.
+fn under_streams(cluster: &Cluster, to: std::net::IpAddr, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (allowed, denied) = (Running::start(cluster, 0, to)?, Running::start(cluster, 1, to)?);
+    let start = Instant::now();
+    let done = work();
+    let seconds = start.elapsed().as_secs();
+    let (allowed, denied) = (allowed.stop()?, denied.stop()?);
+    done?;
+    undisturbed(&allowed, &denied, seconds)
+}
+
+fn running(cluster: &Cluster, node: usize, program: &str, wanted: bool) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while cluster.node(node).processes(program).is_empty() == wanted {
+        ensure!(Instant::now() < deadline, "{program} does not {} on node {node}", if wanted { "return" } else { "end" });
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Another group is made, attached and in force: whoever was killed works again.
+fn works_again(cluster: &Cluster, round: &str) -> Result<()> {
+    let group = format!(
+        "{{apiVersion: securitygroups.dev/v1alpha1, kind: SecurityGroup, metadata: {{name: after-{round}, namespace: t}}, spec: {{}}}}"
+    );
+    let attachment = format!(
+        "{{apiVersion: securitygroups.dev/v1alpha1, kind: Attachment, metadata: {{name: after-{round}, namespace: t}}, spec: {{securityGroups: [after-{round}], podSelector: {{}}}}}}"
+    );
+    cluster.kubectl_stdin(&["apply", "-f", "-"], &format!("{group}\n---\n{attachment}"))?;
+    cluster.kubectl(&[
+        "wait",
+        "--for=condition=Ready",
+        &format!("sg/after-{round}"),
+        &format!("sgatt/after-{round}"),
+        "--namespace=t",
+        "--timeout=60s",
+    ])?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s41_p45_whoever_is_killed_no_verdict_changes() -> Result<()> {
+    let cluster = start("killed").await?;
+    let server = tokio::task::block_in_place(|| run_server(&cluster))?[0];
+    let ruleset = || cluster.node(0).nft("list table inet k8s-sg");
+
+    tokio::task::block_in_place(|| {
+        under_streams(&cluster, server, || {
+            // More than once, so that kubelet makes it wait and it is gone for a while.
+            for _ in 0..2 {
+                let before = ruleset()?;
+                ensure!(cluster.node(0).kill("agent") == 1, "one agent a node");
+                running(&cluster, 0, "agent", false)?;
+                ensure!(ruleset()? == before, "the rules are what they were while it is gone");
+                running(&cluster, 0, "agent", true)?;
+                std::thread::sleep(Duration::from_secs(2));
+            }
+            works_again(&cluster, "agent")
+        })?;
+
+        let home = (0..2).find(|&node| !cluster.node(node).processes("operator").is_empty());
+        let home = home.ok_or_else(|| anyhow::anyhow!("no operator runs"))?;
+        under_streams(&cluster, server, || {
+            ensure!(cluster.node(home).kill("operator") == 1, "one operator");
+            running(&cluster, home, "operator", true)?;
+            works_again(&cluster, "operator")
+        })
+    })?;
+
+    let (allowed, denied) = (Running::start(&cluster, 0, server)?, Running::start(&cluster, 1, server)?);
+    let start = Instant::now();
+    cluster.kill_api_server()?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    cluster.start_api_server().await?;
+    let again = tokio::task::block_in_place(|| works_again(&cluster, "api-server"));
+    let (allowed, denied) = (allowed.stop()?, denied.stop()?);
+    again?;
+    undisturbed(&allowed, &denied, start.elapsed().as_secs())
+}
