@@ -1,0 +1,172 @@
+//! The control plane with our definitions and policies in force.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use policy::Problem;
+use policy::index::Object;
+use serde_json::{Value, json};
+
+/// The folder of this test; messages quote paths relative to it.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("admission")
+}
+
+/// The YAML files of a folder here, sorted, relative to it.
+pub fn manifests(name: &str) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder().join(name))? {
+        files.push(format!("{name}/{}", entry?.file_name().to_string_lossy()));
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// A manifest of this folder.
+pub fn read(file: &str) -> Result<Value> {
+    serde_saphyr::from_str(&std::fs::read_to_string(folder().join(file))?).context(file.to_owned())
+}
+
+/// What our programs would say against a stored group or attachment.
+pub fn problems(stored: &Value) -> Result<Vec<Problem>> {
+    let metadata = serde_json::from_value(stored["metadata"].clone())?;
+    Ok(match stored["kind"].as_str() {
+        Some("SecurityGroup") => match Object::security_group(&metadata, &stored["spec"]) {
+            Object::SecurityGroup(_, group) => group.problems,
+            _ => bail!("not a group"),
+        },
+        _ => match Object::attachment(&metadata, &stored["spec"]) {
+            Object::Attachment(_, attachment) => attachment.problems,
+            _ => bail!("not an attachment"),
+        },
+    })
+}
+
+/// A SecurityGroup shop/web.
+pub fn group(spec: Value) -> Value {
+    object("SecurityGroup", spec)
+}
+
+/// An Attachment shop/web.
+pub fn attachment(spec: Value) -> Value {
+    object("Attachment", spec)
+}
+
+fn object(kind: &str, spec: Value) -> Value {
+    json!({ "apiVersion": "securitygroups.dev/v1alpha1", "kind": kind, "metadata": { "name": "web", "namespace": "shop" }, "spec": spec })
+}
+
+/// What kubectl said.
+#[derive(Debug)]
+pub struct Answer {
+    pub done: bool,
+    pub out: String,
+    /// Warnings and errors.
+    pub err: String,
+}
+
+impl Answer {
+    /// Fails unless it was refused with a message that contains all of these.
+    pub fn refused_saying(&self, what: &str, words: &[&str]) -> Result<()> {
+        ensure!(!self.done, "{what} was not refused: {}", self.out);
+        for word in words {
+            ensure!(self.err.contains(word), "{what} was refused without saying `{word}`: {}", self.err);
+        }
+        Ok(())
+    }
+
+    /// Fails unless it was done, and without a warning.
+    pub fn silent(&self, what: &str) -> Result<()> {
+        ensure!(self.done, "{what} was refused: {}", self.err);
+        ensure!(self.err.is_empty(), "{what} came with a warning: {}", self.err);
+        Ok(())
+    }
+}
+
+pub struct Server {
+    cluster: lab::Cluster,
+}
+
+impl Server {
+    /// Returns when all of it is in force.
+    pub async fn start() -> Result<Server> {
+        let cluster = lab::Cluster::builder("admission").nodes(0).start().await?;
+        let server = Server { cluster };
+        server.kubectl(&["apply", "-f", "../../deploy/crds"])?.silent("deploy/crds")?;
+        server.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?.silent("crds")?;
+        server.kubectl(&["apply", "-f", "../../deploy/admission"])?.silent("deploy/admission")?;
+        for namespace in ["shop", "ops"] {
+            server.kubectl(&["create", "namespace", namespace])?.silent(namespace)?;
+        }
+        server.policies_in_force(true).await?;
+        Ok(server)
+    }
+
+    /// Waits until the policies judge, or until they do not any more: the API server sees a change of them with a delay.
+    pub async fn policies_in_force(&self, wanted: bool) -> Result<()> {
+        let twice = json!([{ "protocol": "All", "from": [{ "self": true }, { "self": true }] }]);
+        let selector = json!({ "matchLabels": { "app": null } });
+        let broken = [group(json!({ "ingress": twice })), attachment(json!({ "securityGroups": ["web"], "podSelector": selector }))];
+        for object in broken {
+            eventually(&format!("policies in force: {wanted}"), || {
+                Ok(self.kubectl_object(&["create", "--dry-run=server", "-f", "-"], &object)?.done != wanted)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Runs kubectl in the folder of this test.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<Answer> {
+        self.kubectl_with(arguments, "")
+    }
+
+    /// The same, with an object on its standard input.
+    pub fn kubectl_object(&self, arguments: &[&str], object: &Value) -> Result<Answer> {
+        self.kubectl_with(arguments, &object.to_string())
+    }
+
+    fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<Answer> {
+        let mut command = self.cluster.kubectl_command();
+        command.args(arguments).current_dir(folder());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("starting kubectl")?;
+        // Dropped at once: kubectl reads to the end. A kubectl that reads nothing closes the pipe, which is no error here.
+        let _ = child.stdin.take().context("kubectl's input")?.write_all(input.as_bytes());
+        let output = child.wait_with_output()?;
+        Ok(Answer { done: output.status.success(), out: String::from_utf8(output.stdout)?, err: String::from_utf8(output.stderr)? })
+    }
+
+    /// An object as it is stored.
+    pub fn get(&self, kind: &str, name: &str) -> Result<Value> {
+        let answer = self.kubectl(&["get", kind, name, "--namespace", "shop", "-o", "json"])?;
+        ensure!(answer.done, "{kind} {name}: {}", answer.err);
+        Ok(serde_json::from_str(&answer.out)?)
+    }
+
+    /// Removes all groups and attachments.
+    pub fn clear(&self) -> Result<()> {
+        self.kubectl(&["delete", "sg,sgatt", "--all", "--namespace", "shop"])?.silent("deleting")
+    }
+
+    /// Fails if a group or an attachment is stored.
+    pub fn nothing_is_stored(&self) -> Result<()> {
+        let answer = self.kubectl(&["get", "sg,sgatt", "--all-namespaces", "-o", "name"])?;
+        ensure!(answer.done && answer.out.is_empty(), "stored all the same: {}{}", answer.out, answer.err);
+        Ok(())
+    }
+}
+
+/// Polls until it holds.
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds()? {
+        if Instant::now() > deadline {
+            bail!("{what}: not within 30 s");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
