@@ -11,7 +11,7 @@ use ruleset::{Action, CtStates, Match, Rule, Side};
 
 use crate::error::Malformed;
 use crate::expression::{Comparison, Expression, Header, Verdict};
-use crate::field::{Known, STATES, TCP, address_offset, family_number, full_length, octets};
+use crate::field::{Known, TCP, address_offset, family_number, full_length, octets, state_bits};
 use crate::object::name;
 
 /// `NFT_RULE_MAXEXPRS`
@@ -44,10 +44,8 @@ impl Assembly {
         match condition {
             Match::CtState(states) if *states == CtStates::default() => return Err(Malformed::NoState),
             Match::CtState(states) => {
-                let mut states = *states;
-                let bits = STATES.iter().filter(|(_, field)| *field(&mut states)).fold(0, |bits, (bit, _)| bits | bit);
                 self.out.push(Expression::LoadState);
-                self.out.push(Expression::Mask(bits.to_ne_bytes().to_vec()));
+                self.out.push(Expression::Mask(state_bits(*states).to_ne_bytes().to_vec()));
                 self.out.push(Expression::Compare(Comparison::NotEqual, vec![0; 4]));
             }
             Match::Family(family) => self.family(*family),

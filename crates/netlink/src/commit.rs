@@ -65,3 +65,34 @@ fn judge(transaction: &Transaction, messages: &[(usize, Message)], verdicts: &[V
     let last = messages.last().map(|(_, message)| message.sequence());
     if verdicts.iter().any(|verdict| Some(verdict.sequence) == last) { Ok(()) } else { Err(Error::NoAnswer) }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::{CloneFlags, unshare};
+    use nix::sys::socket::{setsockopt, sockopt};
+    use ruleset::{Op, Ruleset};
+
+    use super::*;
+    use crate::load::load;
+
+    /// More answers than the socket holds: the transaction failed, it is said that there is more to say, and the next call does not take
+    /// the leftovers for its own answer.
+    #[test]
+    fn a_socket_that_overflows_does_not_pass_for_success() {
+        let test = || {
+            unshare(CloneFlags::CLONE_NEWNET)
+                .expect("a network namespace of its own; run these tests as root: sudo -E cargo test -p netlink");
+            let mut socket = Socket::open().expect("a netlink socket");
+            let absent = Transaction { ops: (0..2_000).map(|number| Op::DeleteCounter(format!("absent-{number}"))).collect() };
+            socket.reserve(1 << 20, 1 << 16).expect("room");
+            setsockopt(&socket.descriptor(), sockopt::RcvBuf, &4096).expect("a small buffer");
+
+            let error = commit(&mut socket, &absent).expect_err("there is no table");
+            let Error::Refused { first, complete, .. } = error else { panic!("{error}") };
+            assert_eq!((first.index, first.errno, complete), (0, libc::ENOENT, false));
+            commit(&mut socket, &Transaction { ops: vec![Op::AddTable] }).expect("a legal transaction");
+            assert_eq!(load(&mut socket).expect("a listing"), Some(Ruleset::default()));
+        };
+        std::thread::spawn(test).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+}

@@ -11,13 +11,17 @@ const ICMPV6: u8 = 58;
 /// TCP, UDP, SCTP: source port at 0, destination port at 2.
 const WITH_PORTS: [u8; 3] = [TCP, 17, 132];
 
-/// Bits of `ct state`, in host byte order.
-pub(crate) const STATES: [(u32, fn(&mut CtStates) -> &mut bool); 4] = [
-    (1, |states| &mut states.invalid),
-    (2, |states| &mut states.established),
-    (4, |states| &mut states.related),
-    (8, |states| &mut states.new),
-];
+/// The states as the kernel has them, a bit each.
+pub(crate) fn state_bits(states: CtStates) -> u32 {
+    let CtStates { established, related, new, invalid } = states;
+    u32::from(invalid) | u32::from(established) << 1 | u32::from(related) << 2 | u32::from(new) << 3
+}
+
+/// The states of these bits; none where one is not of ours (`untracked`).
+pub(crate) fn states_of(bits: u32) -> Option<CtStates> {
+    let has = |place: u32| bits & (1 << place) != 0;
+    (bits < 1 << 4).then(|| CtStates { invalid: has(0), established: has(1), related: has(2), new: has(3) })
+}
 
 /// What the rule has tested so far; both directions keep the same account of it.
 #[derive(Default)]

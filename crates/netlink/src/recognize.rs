@@ -4,10 +4,10 @@ use std::ffi::CString;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use ruleset::{Action, CtStates, Match, Rule};
+use ruleset::{Action, Match, Rule};
 
 use crate::expression::{Comparison, Expression, Header, Verdict};
-use crate::field::{Known, STATES, TCP, address, family_of, full_length, side_at};
+use crate::field::{Known, TCP, address, family_of, full_length, side_at, states_of};
 
 /// The rule that these instructions are; none where no rule of ours is written so.
 pub(crate) fn recognize(expressions: &[Expression]) -> Option<Rule> {
@@ -37,7 +37,7 @@ fn condition<'a>(expressions: &'a [Expression], known: &mut Known, matches: &mut
     let rest = skip_dependency(expressions, known);
     let rest = match rest {
         [LoadState, Mask(mask), Compare(NotEqual, zero), rest @ ..] if zero == &[0; 4] => {
-            matches.push(Match::CtState(states(mask)?));
+            matches.push(Match::CtState(states_of(u32::from_ne_bytes(mask.as_slice().try_into().ok()?))?));
             rest
         }
         [LoadFamily, Compare(Equal, value), rest @ ..] => {
@@ -154,17 +154,6 @@ fn skip_dependency<'a>(expressions: &'a [Expression], known: &mut Known) -> &'a 
     }
 }
 
-fn states(mask: &[u8]) -> Option<CtStates> {
-    let bits = u32::from_ne_bytes(mask.try_into().ok()?);
-    let mut states = CtStates::default();
-    let mut left = bits;
-    for (bit, field) in STATES {
-        *field(&mut states) = bits & bit != 0;
-        left &= !bit;
-    }
-    (left == 0).then_some(states)
-}
-
 fn port(value: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(value.try_into().ok()?))
 }
@@ -176,4 +165,119 @@ fn network(address: IpAddr, prefix: u8) -> Option<IpNet> {
 
 fn string(name: &CString) -> Option<String> {
     name.to_str().ok().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::model::Family;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::assemble::assemble;
+    use crate::field::{address_offset, family_number};
+    use ruleset::Side;
+
+    fn load(offset: u32, length: u32) -> Expression {
+        Expression::LoadHeader { header: Header::Transport, offset, length }
+    }
+
+    fn equal(value: &[u8]) -> Expression {
+        Expression::Compare(Comparison::Equal, value.to_vec())
+    }
+
+    fn protocol(number: u8) -> [Expression; 2] {
+        [Expression::LoadProtocol, equal(&[number])]
+    }
+
+    fn accept() -> Expression {
+        Expression::Verdict(Verdict::Accept)
+    }
+
+    fn recognized(parts: &[&[Expression]]) -> Option<Vec<Match>> {
+        recognize(&parts.concat()).map(|rule| rule.matches)
+    }
+
+    #[test]
+    fn fields_that_nft_tests_at_once_are_two_conditions() {
+        let icmp = recognized(&[&protocol(1), &[load(0, 2), equal(&[3, 4]), accept()]]);
+        let expected = [Match::L4Proto(1), Match::IcmpType(Family::V4, 3), Match::IcmpCode(Family::V4, 4)];
+        assert_eq!(icmp.as_deref(), Some(&expected[..]));
+
+        let ports = recognized(&[&protocol(17), &[load(0, 4), equal(&[0, 67, 0, 68]), accept()]]);
+        let expected = [Match::L4Proto(17), Match::SourcePort(67), Match::DestinationPorts { from: 68, to: 68 }];
+        assert_eq!(ports.as_deref(), Some(&expected[..]));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_not_taken_for_ours() {
+        let foreign: [&[Expression]; 9] = [
+            &[],
+            &[accept(), accept()],
+            &[Expression::Count(c"c".into())],
+            // Ports and types of no protocol in particular.
+            &[load(2, 2), equal(&[0, 80]), accept()],
+            &[load(0, 1), equal(&[8]), accept()],
+            // An address of no family in particular.
+            &[Expression::LoadHeader { header: Header::Network, offset: 12, length: 4 }, equal(&[10, 0, 0, 1]), accept()],
+            // A value that is not of the length of what is compared.
+            &[Expression::LoadProtocol, equal(&[6, 0]), accept()],
+            &[Expression::LoadState, Expression::Mask(vec![2, 0]), Expression::Compare(Comparison::NotEqual, vec![0; 4]), accept()],
+            &[Expression::ResetTcp],
+        ];
+        for expressions in foreign {
+            assert_eq!(recognize(expressions), None, "{expressions:?}");
+        }
+    }
+
+    /// `nft` writes /24 without a mask; the same with one means the same.
+    #[test]
+    fn a_mask_at_the_end_of_a_byte_is_a_network_too() {
+        let family = [Expression::LoadFamily, equal(&[family_number(Family::V4)])];
+        let offset = address_offset(Side::Destination, Family::V4);
+        let header = Expression::LoadHeader { header: Header::Network, offset, length: 4 };
+        let masked = |mask: [u8; 4], value: [u8; 4]| {
+            recognized(&[&family, &[header.clone(), Expression::Mask(mask.to_vec()), equal(&value), accept()]])
+        };
+        let net = "10.1.2.0/24".parse().expect("a network");
+        assert_eq!(masked([255, 255, 255, 0], [10, 1, 2, 0]), Some(vec![Match::InNet { side: Side::Destination, net }]));
+        assert_eq!(masked([255, 0, 255, 0], [10, 0, 2, 0]), None, "a mask with a hole");
+        assert_eq!(masked([255, 255, 255, 0], [10, 1, 2, 3]), None, "bits behind the mask");
+    }
+
+    fn expression() -> impl Strategy<Value = Expression> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..=17);
+        let comparison = prop::sample::select(&[Comparison::Equal, Comparison::NotEqual, Comparison::AtLeast, Comparison::AtMost][..]);
+        let header = prop::sample::select(&[Header::Network, Header::Transport][..]);
+        let plain = [
+            Expression::LoadFamily,
+            Expression::LoadProtocol,
+            Expression::LoadState,
+            Expression::InSet(c"s".into()),
+            Expression::Lookup(c"m".into()),
+            Expression::Count(c"c".into()),
+            Expression::ResetTcp,
+            Expression::Prohibit,
+            equal(&[2]),
+            equal(&[10]),
+            equal(&[6]),
+            Expression::Verdict(Verdict::Jump(c"a".into())),
+        ];
+        prop_oneof![
+            3 => prop::sample::select(plain.to_vec()),
+            1 => (header, 0..30_u32, 0..20_u32).prop_map(|(header, offset, length)| Expression::LoadHeader { header, offset, length }),
+            1 => bytes().prop_map(Expression::Mask),
+            1 => (comparison, bytes()).prop_map(|(comparison, value)| Expression::Compare(comparison, value)),
+        ]
+    }
+
+    proptest! {
+        /// Whatever the kernel has: no panic, and what is taken for ours is sent again with the same meaning.
+        #[test]
+        fn any_expressions(expressions in prop::collection::vec(expression(), 0..8)) {
+            if let Some(rule) = recognize(&expressions) {
+                let again = assemble(&rule).map(|expressions| recognize(&expressions));
+                prop_assert_eq!(again, Ok(Some(rule)));
+            }
+        }
+    }
 }

@@ -120,7 +120,7 @@ impl Socket {
         Ok(socket)
     }
 
-    fn descriptor(&self) -> BorrowedFd<'_> {
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         // SAFETY: mnl::Socket keeps its descriptor open as long as it lives, and it is borrowed for the lifetime.
         unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) }
     }
@@ -152,7 +152,7 @@ impl Socket {
         const MOST: usize = i32::MAX as usize / 2;
         let (send, receive) = ((bytes + SPARE).min(MOST), (BUFFER + messages * ANSWER).min(MOST));
         if send > self.send_buffer {
-            // Without CAP_NET_ADMIN nothing can be written anyway, but counters can be read.
+            // Without CAP_NET_ADMIN the kernel refuses the batch, and says so better than here.
             setsockopt(&self.descriptor(), sockopt::SndBufForce, &send)
                 .or_else(|_| setsockopt(&self.descriptor(), sockopt::SndBuf, &send))?;
             self.send_buffer = send;
