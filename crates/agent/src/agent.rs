@@ -40,6 +40,8 @@ pub struct Agent {
     pub readiness: Readiness,
     /// Counts.
     pub metrics: Metrics,
+    /// A first sync has succeeded.
+    pub synced: bool,
 }
 
 impl Agent {
@@ -70,16 +72,19 @@ impl Agent {
     }
 
     async fn sync(&mut self, pace: &mut Pace) -> Result<(), Gone> {
-        let begun = pace.begin().unwrap_or_else(Instant::now);
+        let changed_at = pace.begin();
+        let begun = changed_at.unwrap_or_else(Instant::now);
         let watches = &self.watches;
         let open = |epoch: Epoch, ids: &BTreeSet<String>| watches.member_slices_of(ids, move |change| Message::Slices(epoch, change));
         let Some(plan) = self.facts.plan(open) else { return Ok(()) };
-        let outcome = self.kernel.enforce(plan).await?;
+        let outcome = self.kernel.enforce(plan, changed_at.is_none()).await?;
         pace.ended(outcome.is_ok(), Instant::now());
         let status = match outcome {
             Ok(committed) => {
                 let plan = committed.value();
-                self.metrics.sync_seconds.observe(begun.elapsed().as_secs_f64());
+                if changed_at.is_some() {
+                    self.metrics.sync_seconds.observe(begun.elapsed().as_secs_f64());
+                }
                 self.metrics.endpoints.set(i64::try_from(plan.endpoints).unwrap_or(i64::MAX));
                 self.metrics.groups.set(i64::try_from(plan.groups.len()).unwrap_or(i64::MAX));
                 self.metrics.problems.set(i64::try_from(plan.problems.len()).unwrap_or(i64::MAX));
@@ -95,6 +100,10 @@ impl Agent {
                         "in force"
                     );
                 }
+                if !self.synced && committed.ops == 0 {
+                    tracing::info!(endpoints = plan.endpoints, groups = plan.groups.len(), "took over a table that was as it should be");
+                }
+                self.synced = true;
                 self.readiness.done(FIRST_SYNC);
                 self.report.committed(&committed, &now())
             }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use ruleset::{Kernel, Ruleset, Transaction, diff};
+use runtime::client::with_causes;
 
 use crate::plan::Plan;
 
@@ -42,17 +43,7 @@ impl fmt::Display for Failure {
 
 impl Failure {
     fn of(error: &dyn Error) -> Failure {
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            // Some errors repeat their cause in their own words.
-            if !message.contains(&text) {
-                message = format!("{message}: {text}");
-            }
-            cause = error.source();
-        }
-        Failure { message }
+        Failure { message: with_causes(error) }
     }
 }
 
@@ -112,6 +103,17 @@ impl<K: Kernel> Enforcement<K> {
             }
         };
         Ok(Committed { value: plan, hash, last_commit: self.last_commit.clone(), ops })
+    }
+
+    /// Reads the table again: whether someone else has changed it. Then the next plan replaces it as a whole.
+    pub fn recheck(&mut self) -> Result<bool, Failure> {
+        let Held::Table(held, _) = &self.held else { return Ok(false) };
+        let found = self.kernel.load().map_err(|error| Failure::of(&error))?;
+        let changed = found.as_ref() != Some(held);
+        if changed {
+            self.held = Held::Unknown;
+        }
+        Ok(changed)
     }
 
     /// The kernel.

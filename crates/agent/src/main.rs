@@ -59,7 +59,7 @@ struct Options {
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:9650")]
     listen: SocketAddr,
     /// What is logged, in the syntax of RUST_LOG, which wins where it is set.
-    #[arg(long, default_value = "info")]
+    #[arg(long, default_value = logs::DEFAULT_FILTER)]
     log: String,
     /// How it is logged: text or json.
     #[arg(long, default_value = "text")]
@@ -109,7 +109,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let (reports, wanted) = watch::channel(None);
     tokio::spawn(reporter.run(wanted));
 
-    let agent = Agent { facts: Facts::new(node), watches: Arc::new(watches), messages, kernel, report, reports, readiness, metrics };
+    let (facts, watches) = (Facts::new(node), Arc::new(watches));
+    let agent = Agent { facts, watches, messages, kernel, report, reports, readiness, metrics, synced: false };
     agent.run(shutdown).await?;
     tracing::info!("ended; the rules stay in force");
     Ok(())

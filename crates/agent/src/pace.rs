@@ -13,6 +13,9 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 /// A change may be the cure of a failure, so it waits at most this long.
 const CHANGE_WAITS: Duration = Duration::from_secs(1);
 
+/// After a sync without a change in between, the table is read again: someone else may have touched it.
+pub const RECHECK: Duration = Duration::from_secs(60);
+
 /// Whether and when to sync.
 #[derive(Clone, Debug, Default)]
 pub struct Pace {
@@ -27,18 +30,18 @@ impl Pace {
         self.changed_at.get_or_insert(now);
     }
 
-    /// When to sync; none: there is nothing to do.
+    /// When to sync; none: there is nothing to do before the first change.
     pub fn due(&self) -> Option<Instant> {
         let change = self.changed_at.map(|at| {
             let settled = at + SETTLE;
             let between = if self.failures == 0 { BETWEEN } else { retry_after(self.failures).min(CHANGE_WAITS) };
             self.synced_at.map_or(settled, |synced| settled.max(synced + between))
         });
-        let retry = self.synced_at.filter(|_| self.failures > 0).map(|synced| synced + retry_after(self.failures));
-        change.into_iter().chain(retry).min()
+        let again = self.synced_at.map(|synced| synced + if self.failures > 0 { retry_after(self.failures) } else { RECHECK });
+        change.into_iter().chain(again).min()
     }
 
-    /// A sync begins; when the change came that it answers.
+    /// A sync begins; when the change came that it answers, if it answers one.
     pub fn begin(&mut self) -> Option<Instant> {
         self.changed_at.take()
     }

@@ -11,10 +11,16 @@ use crate::plan::Plan;
 
 type Reply = Result<Committed<Plan>, Failure>;
 
+struct Request {
+    plan: Plan,
+    recheck: bool,
+    reply: oneshot::Sender<Reply>,
+}
+
 /// The way to the thread; the thread ends when this is dropped. The table stays as it is (S41).
 #[derive(Debug)]
 pub struct KernelThread {
-    plans: mpsc::Sender<(Plan, oneshot::Sender<Reply>)>,
+    requests: mpsc::Sender<Request>,
 }
 
 /// The thread is gone: it has panicked.
@@ -28,7 +34,7 @@ impl KernelThread {
     where
         K: Kernel + 'static,
     {
-        let (plans, mut received) = mpsc::channel::<(Plan, oneshot::Sender<Reply>)>(1);
+        let (requests, mut received) = mpsc::channel::<Request>(1);
         let (opened, is_open) = oneshot::channel();
         thread::Builder::new().name("kernel".into()).spawn(move || {
             let kernel = match open() {
@@ -42,19 +48,24 @@ impl KernelThread {
                 return;
             }
             let mut enforcement = Enforcement::new(kernel);
-            while let Some((plan, reply)) = received.blocking_recv() {
+            while let Some(Request { plan, recheck, reply }) = received.blocking_recv() {
+                match recheck.then(|| enforcement.recheck()) {
+                    Some(Ok(true)) => tracing::warn!("someone else has changed our table; replacing it"),
+                    Some(Err(failure)) => tracing::warn!(%failure, "cannot read our table back"),
+                    Some(Ok(false)) | None => {}
+                }
                 // Nobody listens only when the program is ending.
                 let _ = reply.send(enforcement.enforce(plan, now));
             }
         })?;
         is_open.await.map_err(|_| Gone)??;
-        Ok(KernelThread { plans })
+        Ok(KernelThread { requests })
     }
 
-    /// Puts a plan in force.
-    pub async fn enforce(&self, plan: Plan) -> Result<Reply, Gone> {
+    /// Puts a plan in force; with `recheck` the table is read again before.
+    pub async fn enforce(&self, plan: Plan, recheck: bool) -> Result<Reply, Gone> {
         let (reply, replied) = oneshot::channel();
-        self.plans.send((plan, reply)).await.map_err(|_| Gone)?;
+        self.requests.send(Request { plan, recheck, reply }).await.map_err(|_| Gone)?;
         replied.await.map_err(|_| Gone)
     }
 }

@@ -46,6 +46,21 @@ impl Error {
     }
 }
 
+/// An error in one line, with its causes.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Some errors repeat their cause in their own words.
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    line
+}
+
 /// Connects with what the environment offers: a kubeconfig, or the pod's service account. Does not yet talk to the server.
 pub async fn connect() -> Result<Client, Error> {
     let mut config = Config::infer().await?;

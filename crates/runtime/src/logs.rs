@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
 
+/// What is logged unless told otherwise. kube logs every failed call as an error; whoever made the call says so in better words.
+pub const DEFAULT_FILTER: &str = "info,kube_client::client::builder=off";
+
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {

@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 pub use kube::runtime::watcher::Config;
 
+use crate::client::with_causes;
 use crate::health::Readiness;
 use crate::lean::LeanPod;
 
@@ -249,15 +250,15 @@ impl Watching {
     ) where
         K: Resource,
     {
+        // `Init`, which comes before every try to list, would reset the backoff: a server that cannot answer lists would be asked by every
+        // agent about once a second, for ever.
+        let events = events.try_filter(|event| std::future::ready(!matches!(event, watcher::Event::Init)));
         let mut events = std::pin::pin!(events.default_backoff());
         let mut listing = Vec::new();
         let mut complaint = Complaint::default();
         while let Some(event) = events.next().await {
             let step = match event {
-                Ok(watcher::Event::Init) => {
-                    listing.clear();
-                    continue;
-                }
+                Ok(watcher::Event::Init) => continue,
                 Ok(watcher::Event::InitApply(object)) => {
                     if let Step::Apply(item) = self.step(object, &read) {
                         listing.push(item);
@@ -271,6 +272,8 @@ impl Watching {
                 Ok(watcher::Event::Apply(object)) => self.step(object, &read),
                 Ok(watcher::Event::Delete(object)) => Step::Delete(Name::from(object.meta())),
                 Err(error) => {
+                    // The next list starts over.
+                    listing.clear();
                     self.failed(&error, &mut complaint);
                     continue;
                 }
@@ -301,12 +304,13 @@ impl Watching {
 
     fn failed(&self, error: &watcher::Error, complaint: &mut Complaint) {
         self.errors.inc();
+        let error = with_causes(error);
         // Only a watch that has not listed yet keeps the program waiting; later it goes on with what it knows.
         if self.readiness.waits().contains_key(&self.waits_as) {
-            self.readiness.wait(&self.waits_as, error.to_string());
+            self.readiness.wait(&self.waits_as, error.clone());
         }
         if let Some(unsaid) = complaint.due(Instant::now()) {
-            tracing::warn!(watch = self.name, %error, unsaid, "watch failed; trying again for ever");
+            tracing::warn!(watch = self.name, error, unsaid, "watch failed; trying again for ever");
         }
     }
 }

@@ -188,3 +188,19 @@ fn a_report_goes_on_where_an_earlier_run_ended() {
     second.list(&shop());
     assert_eq!(second.synced(), earlier, "the same table: times included, nothing is new");
 }
+
+#[test]
+fn a_table_that_someone_else_has_changed_is_found_and_replaced() {
+    let mut node = Node::with(&shop(), &[]);
+    let wanted = node.table();
+    assert!(!node.enforcement.recheck().unwrap());
+    let intruder = Transaction { ops: vec![Op::AddChain("intruder".into(), None)] };
+    let flushed = Transaction { ops: vec![Op::DeleteTable] };
+    for foreign in [intruder, flushed] {
+        node.enforcement.kernel().inner.commit(&foreign).unwrap();
+        assert!(node.enforcement.recheck().unwrap());
+        node.synced();
+        assert_eq!(node.table(), wanted);
+        assert!(!node.enforcement.recheck().unwrap());
+    }
+}

@@ -6,7 +6,7 @@ use api::{AppliedGroup, NodeReportStatus, ReportedProblem};
 use tokio::time::Instant;
 
 use super::*;
-use crate::pace::{BETWEEN, Pace, SETTLE};
+use crate::pace::{BETWEEN, Pace, RECHECK, SETTLE};
 use crate::throttle::{COUNTS, NEWS, REFRESH, Throttle};
 
 fn status(generation: i64, endpoints: i64) -> NodeReportStatus {
@@ -69,14 +69,14 @@ fn changes_that_come_together_are_synced_together() {
     assert_eq!(pace.due(), Some(start + SETTLE), "counted from the first: a flood does not put it off");
     assert_eq!(pace.begin(), Some(start));
     pace.ended(true, start + ms(5));
-    assert_eq!(pace.due(), None);
+    assert_eq!(pace.due(), Some(start + ms(5) + RECHECK));
     pace.changed(start + ms(6));
     assert_eq!(pace.due(), Some(start + ms(5) + BETWEEN));
     let quiet = start + Duration::from_secs(9);
-    let mut rested = pace.clone();
-    rested.begin();
-    rested.changed(quiet);
-    assert_eq!(rested.due(), Some(quiet + SETTLE));
+    assert_eq!(pace.begin(), Some(start + ms(6)), "a sync that answers no change reads the table again");
+    assert_eq!(pace.begin(), None);
+    pace.changed(quiet);
+    assert_eq!(pace.due(), Some(quiet + SETTLE));
 }
 
 #[test]
@@ -94,5 +94,5 @@ fn a_failed_sync_is_tried_again_and_a_change_waits_a_second_at_most() {
     assert_eq!(pace.due(), Some(start + Duration::from_secs(1)), "it may be the cure");
     pace.begin();
     pace.ended(true, start);
-    assert_eq!(pace.due(), None);
+    assert_eq!(pace.due(), Some(start + RECHECK));
 }

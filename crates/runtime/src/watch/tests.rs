@@ -136,3 +136,15 @@ async fn why_a_watch_has_not_listed_is_told_and_a_closed_one_is_not_waited_for()
     drop(watch);
     assert!(readiness.waits().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_cannot_list_is_asked_ever_more_seldom() {
+    // P27: a thousand agents at a server that is coming back.
+    let away = json!({"kind": "Status", "status": "Failure", "message": "away", "reason": "ServiceUnavailable", "code": 503});
+    let (client, asked) = server(vec![(503, away.to_string()); 1000].into());
+    let (watches, _messages) = Watches::<Change>::new(client, Readiness::default(), &mut Registry::default());
+    let _watch = watches.namespaces(|change| change);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let asked = asked.lock().unwrap().len();
+    assert!((8..30).contains(&asked), "asked {asked} times in five minutes");
+}
