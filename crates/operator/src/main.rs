@@ -22,6 +22,8 @@ use crate::run::RunArgs;
 
 mod due;
 mod facts;
+#[cfg(test)]
+mod fake;
 mod metrics;
 mod outbox;
 mod run;
