@@ -34,7 +34,7 @@ pub enum Error {
     #[error("the kernel's answer could not be received")]
     Receive(#[source] io::Error),
     /// The kernel refused one or more ops, and with them the whole transaction.
-    #[error("the kernel refused the transaction because of {} of its steps, first of {first}", .others.len() + 1)]
+    #[error("the kernel refused the transaction because of {} of its steps, the first being {first}", .others.len() + 1)]
     Refused {
         /// The first op that it refused; later ones are often only its consequence.
         #[source]

@@ -4,8 +4,8 @@
 //! as the kernel has it as a [`ruleset::Ruleset`], and its counters.
 //!
 //! ```text
-//! Transaction ─ encode ─▶ Message ─ commit ─▶ one sendmsg      rule ⇄ assemble, recognize ⇄ Expression ⇄ object (libnftnl)
-//! Ruleset ◀─ load ─ dumps ◀─ socket
+//! Transaction ─ encode ─▶ messages ─ commit ─▶ one sendmsg          rule ─ assemble ─▶ expressions ─▶ libnftnl
+//! Ruleset ◀─── load ───── listings ◀────────── socket              rule ◀─ recognize ─ expressions ◀─ libnftnl
 //! ```
 //!
 //! Invariants
@@ -13,8 +13,9 @@
 //! 2. A transaction is one batch in one `sendmsg`: all of it or nothing.
 //! 3. Whatever the kernel answers is an answer or an [`Error`], never a panic.
 //! 4. `commit` and then `load` gives back the same value.
-//! 5. This is the only crate with `unsafe`; each block names the library rule that makes it sound. Only `object`, `expression` and `socket`
-//!    have any; what they offer to the others is safe.
+//! 5. This is the only crate with `unsafe`; each block names the library rule that makes it sound. Only the modules that touch libnftnl and
+//!    the socket have any (`object`, `element`, `expression`, `message`, `socket`); what rules mean (`assemble`, `recognize`) and what
+//!    steps are (`encode`, `commit`, `load`) is safe code above them.
 //!
 //! Not here: what the rules are to be (`ruleset`), and when to write them (the agent).
 
