@@ -30,8 +30,33 @@ fn is_unified(hierarchy: &Path) -> bool {
     hierarchy.join("cgroup.controllers").exists()
 }
 
-/// Makes the cgroup of a node.
-pub(crate) fn create(name: &str) -> Result<()> {
+/// A node's cgroup, removed when dropped. The processes in it must have ended by then.
+#[derive(Debug)]
+pub(crate) struct Group(String);
+
+impl Group {
+    /// Makes it in every hierarchy.
+    pub(crate) fn create(name: &str) -> Result<Group> {
+        let group = Group(name.to_owned());
+        create(name)?;
+        Ok(group)
+    }
+
+    /// Leaves it to somebody else to remove it.
+    pub(crate) fn disown(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.0.is_empty() {
+            remove(&self.0);
+        }
+    }
+}
+
+fn create(name: &str) -> Result<()> {
     for hierarchy in hierarchies() {
         let group = hierarchy.join(name);
         if is_unified(&hierarchy) {
@@ -86,7 +111,7 @@ fn remove_tree(group: &Path) -> std::io::Result<()> {
     fs::remove_dir(group)
 }
 
-/// The processes in a group or below it, in any hierarchy.
+/// Whether a process is in a group below this one, in any hierarchy.
 pub(crate) fn contains(name: &str, pid: i32) -> bool {
     let inside = format!(":/{name}/");
     fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.lines().any(|line| line.contains(&inside)))

@@ -1,5 +1,6 @@
 //! A whole cluster: started, used, taken down.
 
+use std::fmt;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -101,8 +102,17 @@ impl Builder {
         }
         claim.set_trees(std::iter::once(&control_plane.tree).chain(nodes.iter().map(|node| &node.tree)).map(Tree::init).collect())?;
         let world = World { namespace: network.world };
-        let mut cluster =
-            Cluster { client, kubeconfig, kubernetes, control_plane, nodes, world, _network: network.control_plane, claim: Some(claim), dir };
+        let mut cluster = Cluster {
+            client,
+            kubeconfig,
+            kubernetes,
+            control_plane,
+            nodes,
+            world,
+            namespace: network.control_plane,
+            claim: Some(claim),
+            dir,
+        };
         cluster.wait_settled().await?;
         if self.keep {
             cluster.keep()?;
@@ -187,8 +197,15 @@ pub struct Cluster {
     control_plane: ControlPlane,
     nodes: Vec<Node>,
     world: World,
-    _network: Namespace,
+    /// The control plane's.
+    namespace: Namespace,
     claim: Option<Claim>,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Cluster").field("dir", &self.dir).field("nodes", &self.nodes).finish_non_exhaustive()
+    }
 }
 
 impl Cluster {
@@ -298,9 +315,9 @@ impl Cluster {
     /// Leaves the cluster running after this process; `lab down` or [`crate::state::remove`] takes it down.
     pub fn keep(&mut self) -> Result<()> {
         self.control_plane.tree.stay()?;
-        self.nodes.iter_mut().try_for_each(|node| node.tree.stay())?;
-        std::iter::once(&mut self._network).chain([&mut self.world.namespace]).for_each(Namespace::disown);
-        self.nodes.iter_mut().for_each(|node| node.namespace_mut().disown());
+        self.nodes.iter_mut().try_for_each(Node::stay)?;
+        self.world.namespace.disown();
+        self.namespace.disown();
         self.claim.as_mut().map_or(Ok(()), Claim::keep)
     }
 }
@@ -326,14 +343,18 @@ pub async fn attach(name: &str) -> Result<Cluster> {
         control_plane,
         nodes,
         world: World { namespace: network.world },
-        _network: network.control_plane,
+        namespace: network.control_plane,
         claim: None,
         dir,
     })
 }
 
 fn takes_pods(node: &NodeObject) -> bool {
-    let ready = node.status.iter().flat_map(|status| status.conditions.iter().flatten()).any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let ready = node
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten())
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
     let tainted = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).any(|taint| taint.effect == "NoSchedule");
     ready && !tainted
 }

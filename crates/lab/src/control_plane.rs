@@ -25,8 +25,9 @@ pub(crate) struct ControlPlane {
     kubernetes: PathBuf,
     credentials: Credentials,
     audit: bool,
-    programs: Mutex<BTreeMap<&'static str, Program>>,
+    // Ends before the programs in it are waited for.
     pub(crate) tree: Tree,
+    programs: Mutex<BTreeMap<&'static str, Program>>,
 }
 
 impl ControlPlane {
@@ -36,7 +37,7 @@ impl ControlPlane {
             let policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
             fs::write(dir.join("audit-policy.yaml"), policy)?;
         }
-        Ok(ControlPlane::with_tree(dir, kubernetes, Tree::start(namespace, "")?))
+        Ok(ControlPlane::with_tree(dir, kubernetes, Tree::start(namespace, "", &dir.join("tree.log"))?))
     }
 
     /// One that another process started.
@@ -53,7 +54,7 @@ impl ControlPlane {
 
     fn start(&self, name: &'static str, arguments: &[String]) -> Result<()> {
         let mut command = self.tree.command(self.kubernetes.join(name));
-        let program = Program::start(name, command.args(arguments), self.dir.join(format!("{name}.log")))?;
+        let program = Program::start(&self.tree, name, command.args(arguments), self.dir.join(format!("{name}.log")))?;
         self.programs().insert(name, program);
         Ok(())
     }
@@ -67,7 +68,7 @@ impl ControlPlane {
     pub(crate) fn forward(&self, probe: &Path, listener: TcpListener) -> Result<()> {
         let mut command = self.tree.command(probe);
         command.args(["forward", &format!("{}:{API_PORT}", CONTROL_PLANE.v4)]).stdin(Stdio::from(OwnedFd::from(listener)));
-        let program = Program::start("probe forward", &mut command, self.dir.join("forward.log"))?;
+        let program = Program::start(&self.tree, "probe forward", &mut command, self.dir.join("forward.log"))?;
         self.programs().insert("forward", program);
         Ok(())
     }
@@ -159,7 +160,9 @@ impl ControlPlane {
                 bail!("{name} (process {}) does not end", process.pid);
             }
         }
-        self.programs().remove(name);
+        if let Some(program) = self.programs().remove(name) {
+            program.wait()?;
+        }
         if found.is_empty() {
             bail!("{name} does not run");
         }

@@ -85,7 +85,14 @@ impl Credentials {
         self.write("service-accounts.pub", &service_accounts.public_key_pem())
     }
 
-    fn certificate(&self, ca: &CertifiedIssuer<'_, KeyPair>, file: &str, subject: Vec<String>, name: &str, group: Option<&str>) -> Result<()> {
+    fn certificate(
+        &self,
+        ca: &CertifiedIssuer<'_, KeyPair>,
+        file: &str,
+        subject: Vec<String>,
+        name: &str,
+        group: Option<&str>,
+    ) -> Result<()> {
         let mut params = CertificateParams::new(subject)?;
         params.distinguished_name.push(DnType::CommonName, name);
         if let Some(group) = group {

@@ -1,7 +1,10 @@
-//! `lab up|down|status`: a cluster to try things on.
+//! `lab up|down|run|status`: a cluster to try things on.
 
-use anyhow::Result;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// A Kubernetes cluster on this machine, without a container engine.
 #[derive(Parser)]
@@ -24,6 +27,18 @@ enum Command {
         #[arg(long)]
         product: bool,
     },
+    /// Starts a cluster, runs a command with KUBECONFIG set, and takes the cluster down
+    Run {
+        /// What to call it
+        #[arg(long, default_value = "run")]
+        name: String,
+        /// How many nodes; 0 for a control plane alone
+        #[arg(long, default_value_t = 2)]
+        nodes: u8,
+        /// What to run
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
     /// Removes a cluster and all that it left
     Down {
         /// Its name
@@ -35,7 +50,7 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Command::Up { name, nodes, product } => {
             let images = if product { vec![lab::Image::product()?] } else { Vec::new() };
@@ -43,6 +58,7 @@ async fn main() -> Result<()> {
             println!("export KUBECONFIG={}", cluster.kubeconfig().display());
             println!("export PATH={}:$PATH", cluster.kubernetes().display());
         }
+        Command::Run { name, nodes, command } => return run(&name, nodes, &command).await,
         Command::Down { name } => lab::state::remove(&name)?,
         Command::Status => {
             println!("{:<16} {:<6} {:<6} {:<8} KUBECONFIG", "NAME", "NODES", "STATE", "OWNER");
@@ -53,5 +69,30 @@ async fn main() -> Result<()> {
             }
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ctrl-C and TERM end it as its command's end does: the cluster is taken down either way.
+async fn run(name: &str, nodes: u8, command: &[String]) -> Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let work = async {
+        let cluster = lab::Cluster::builder(name).nodes(nodes).start().await?;
+        let (program, arguments) = command.split_first().context("no command")?;
+        let path = std::env::var("PATH").unwrap_or_default();
+        let status = tokio::process::Command::new(program)
+            .args(arguments)
+            .env("KUBECONFIG", cluster.kubeconfig())
+            .env("PATH", format!("{}:{path}", cluster.kubernetes().display()))
+            .kill_on_drop(true)
+            .status()
+            .await
+            .with_context(|| format!("running {program}"))?;
+        let code = status.code().and_then(|code| u8::try_from(code).ok());
+        Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+    };
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
+        _ = terminate.recv() => Ok(ExitCode::from(143)),
+    }
 }

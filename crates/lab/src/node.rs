@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::addresses;
-use crate::cgroup;
+use crate::cgroup::{self, Group};
 use crate::credentials::Credentials;
 use crate::netns::Namespace;
 use crate::node_config;
@@ -26,8 +26,10 @@ pub struct Node {
     index: u8,
     name: String,
     dir: PathBuf,
-    programs: Mutex<Vec<Program>>,
+    // The order of these is the order in which they end.
     pub(crate) tree: Tree,
+    programs: Mutex<Vec<Program>>,
+    group: Option<Group>,
     namespace: Namespace,
 }
 
@@ -40,11 +42,12 @@ impl Node {
         let name = node_label(index);
         let dir = cluster_dir.join(&name);
         fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
-        cgroup::create(namespace.name())?;
+        let group = Group::create(namespace.name())?;
         write_cni(&dir, index)?;
         fs::write(dir.join("containerd.toml"), node_config::containerd(&dir))?;
         let private: String = PRIVATE.iter().map(|folder| format!("mkdir -p {folder}; mount -t tmpfs tmpfs {folder}\n")).collect();
-        let node = Node { index, name, dir, programs: Mutex::default(), tree: Tree::start(&namespace, &private)?, namespace };
+        let tree = Tree::start(&namespace, &private, &dir.join("tree.log"))?;
+        let node = Node { index, name, dir, tree, programs: Mutex::default(), group: Some(group), namespace };
         let mut containerd = node.tree.command("containerd");
         containerd.arg("--config").arg(node.dir.join("containerd.toml"));
         node.start("containerd", &mut containerd)?;
@@ -54,11 +57,11 @@ impl Node {
     /// A node that another process started.
     pub(crate) fn attach(cluster_dir: &Path, index: u8, namespace: Namespace, tree: Tree) -> Node {
         let name = node_label(index);
-        Node { index, dir: cluster_dir.join(&name), name, programs: Mutex::default(), tree, namespace }
+        Node { index, dir: cluster_dir.join(&name), name, tree, programs: Mutex::default(), group: None, namespace }
     }
 
     fn start(&self, name: &str, command: &mut std::process::Command) -> Result<()> {
-        let program = Program::start(name, command, self.dir.join(format!("{name}.log")))?;
+        let program = Program::start(&self.tree, name, command, self.dir.join(format!("{name}.log")))?;
         self.programs().push(program);
         Ok(())
     }
@@ -116,8 +119,13 @@ impl Node {
         &self.namespace
     }
 
-    pub(crate) fn namespace_mut(&mut self) -> &mut Namespace {
-        &mut self.namespace
+    /// Leaves all of it running, for somebody else to remove.
+    pub(crate) fn stay(&mut self) -> Result<()> {
+        self.namespace.disown();
+        if let Some(group) = self.group.take() {
+            group.disown();
+        }
+        self.tree.stay()
     }
 
     /// Its IPv4 address.

@@ -101,6 +101,9 @@ pub(crate) fn kubelet(name: &str, addresses: Dual, cgroup: &str, credentials: &C
         "evictionHard": { "memory.available": "100Mi" },
         "makeIPTablesUtilChains": false,
         "resolvConf": "",
+        // Nobody answers there; without an address every pod gets a warning event.
+        "clusterDNS": ["10.96.0.10"],
+        "clusterDomain": "cluster.local",
         "volumePluginDir": "/var/lib/kubelet/plugins-of-volumes",
         // Many short-lived pods in a burst are what tests do.
         "registryPullQPS": 0,

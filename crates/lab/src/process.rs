@@ -115,16 +115,18 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// Starts a tree; `preparation` are shell commands that run first, in its mount namespace.
-    pub(crate) fn start(namespace: &Namespace, preparation: &str) -> Result<Tree> {
+    /// Starts a tree; `preparation` are shell commands that run first, in its mount namespace. What it complains about goes to `log`:
+    /// a tree that stays must not hold on to our own standard error, for whose end somebody may wait.
+    pub(crate) fn start(namespace: &Namespace, preparation: &str, log: &Path) -> Result<Tree> {
         // A shell waits for any child, so it also reaps what the programs leave behind.
-        let script = format!("set -e\n{preparation}\necho ready\nif read -r word && [ \"$word\" = stay ]; then sleep infinity; fi\nexit 0\n");
+        let script =
+            format!("set -e\n{preparation}\necho ready\nif read -r word && [ \"$word\" = stay ]; then sleep infinity; fi\nexit 0\n");
         let mut command = namespace.command("unshare");
         command
             .args(["--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", &script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(File::create(log).with_context(|| format!("creating {}", log.display()))?)
             // Ctrl-C in a terminal is for us to act upon, not for the whole cluster at once.
             .process_group(0);
         let mut parent = command.spawn().context("starting unshare")?;
@@ -138,7 +140,7 @@ impl Tree {
             _ => {
                 let _ = parent.kill();
                 let status = parent.wait()?;
-                bail!("a process tree in {} did not start: {status}", namespace.name())
+                bail!("a process tree in {} did not start: {status}\n{}", namespace.name(), tail(log))
             }
         }
     }
@@ -198,7 +200,8 @@ impl Drop for Tree {
     fn drop(&mut self) {
         // Without a parent it is not ours: attached to, or told to stay.
         let Some(parent) = &mut self.parent else { return };
-        self.init.kill();
+        // At the end of its pipe the first process ends.
+        drop(self.pipe.take());
         // `unshare` ends after its child, and its child after every process of the pid namespace.
         let _ = parent.wait();
     }
@@ -209,16 +212,17 @@ impl Drop for Tree {
 pub(crate) struct Program {
     name: String,
     log: PathBuf,
+    /// `nsenter`, which ends when the program does.
     entered: Child,
+    tree: ProcessId,
 }
 
 impl Program {
     /// Starts a command made by [`Tree::command`]; what it prints is appended to `log`.
-    pub(crate) fn start(name: &str, command: &mut Command, log: PathBuf) -> Result<Program> {
+    pub(crate) fn start(tree: &Tree, name: &str, command: &mut Command, log: PathBuf) -> Result<Program> {
         let file = File::options().create(true).append(true).open(&log).with_context(|| format!("opening {}", log.display()))?;
-        let entered =
-            command.stdout(file.try_clone()?).stderr(file).spawn().with_context(|| format!("starting {name} ({command:?})"))?;
-        Ok(Program { name: name.to_owned(), log, entered })
+        let entered = command.stdout(file.try_clone()?).stderr(file).spawn().with_context(|| format!("starting {name} ({command:?})"))?;
+        Ok(Program { name: name.to_owned(), log, entered, tree: tree.init() })
     }
 
     /// An error that quotes the end of its log, if it has ended.
@@ -229,6 +233,12 @@ impl Program {
         }
     }
 
+    /// Waits for its end, after it was killed.
+    pub(crate) fn wait(mut self) -> Result<()> {
+        self.entered.wait()?;
+        Ok(())
+    }
+
     /// The end of its log, to go with an error.
     pub(crate) fn explain(&self) -> String {
         format!("the end of {}:\n{}", self.log.display(), tail(&self.log))
@@ -237,8 +247,10 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Only collects the exit status; ending a program is the tree's business.
-        let _ = self.entered.try_wait();
+        // Ending a program is the tree's business; when that has ended, so has this, and only its exit status is left.
+        if !self.tree.is_alive() {
+            let _ = self.entered.wait();
+        }
     }
 }
 

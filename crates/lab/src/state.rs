@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -45,7 +45,9 @@ impl State {
 
     /// Whether its owner is alive or it may do without, and its trees run.
     pub fn is_alive(&self) -> bool {
-        (self.kept || owner_lives(&self.dir())) && self.trees.len() == usize::from(self.nodes) + 1 && self.trees.iter().all(ProcessId::is_alive)
+        (self.kept || owner_lives(&self.dir()))
+            && self.trees.len() == usize::from(self.nodes) + 1
+            && self.trees.iter().all(ProcessId::is_alive)
     }
 
     /// All names of network namespaces and cgroups that it may have, those of its nodes first.
@@ -78,10 +80,16 @@ impl State {
 }
 
 fn remove_dir(dir: &Path) {
-    if let Err(error) = fs::remove_dir_all(dir)
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while let Err(error) = fs::remove_dir_all(dir)
         && error.kind() != std::io::ErrorKind::NotFound
     {
-        eprintln!("lab: removing {}: {error}", dir.display());
+        if Instant::now() > deadline {
+            eprintln!("lab: removing {}: {error}", dir.display());
+            return;
+        }
+        // Programs whose owner has just been killed may write until the kernel has ended them too.
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -116,7 +124,10 @@ pub(crate) struct Claim {
 impl Claim {
     /// Removes what dead owners left, then claims a name.
     pub(crate) fn new(name: &str, nodes: u8) -> Result<Claim> {
-        if name.is_empty() || name.len() > 40 || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
+        if name.is_empty()
+            || name.len() > 40
+            || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        {
             bail!("a cluster's name has 1 to 40 lower-case letters, digits and dashes, unlike {name:?}");
         }
         let _one_at_a_time = lock()?;

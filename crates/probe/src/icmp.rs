@@ -81,7 +81,11 @@ mod tests {
     #[test]
     fn only_the_reply_to_our_own_request_answers() {
         let request = [8, 0, 1, 1, 0, 1, 0, 2, b'x'];
-        assert_eq!(answer(8, &request, &[0, 0, 9, 9, 7, 7, 0, 2, b'x']).as_deref(), Some("echo-reply"), "the identifier may be the kernel's");
+        assert_eq!(
+            answer(8, &request, &[0, 0, 9, 9, 7, 7, 0, 2, b'x']).as_deref(),
+            Some("echo-reply"),
+            "the identifier may be the kernel's"
+        );
         assert_eq!(answer(8, &request, &[0, 0, 9, 9, 0, 1, 0, 2, b'y']), None);
         assert_eq!(answer(8, &request, &request), None, "the request itself, seen on loopback");
     }

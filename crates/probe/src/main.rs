@@ -134,7 +134,9 @@ fn protocols(text: &str) -> Result<Protocols, String> {
     match text {
         "icmp" => Ok(Protocols(ICMP, ICMP6)),
         "sctp" => Ok(Protocols(SCTP, SCTP)),
-        number => number.parse().map(|protocol| Protocols(protocol, protocol)).map_err(|_| "icmp, sctp, or a number from 0 to 255".to_owned()),
+        number => {
+            number.parse().map(|protocol| Protocols(protocol, protocol)).map_err(|_| "icmp, sctp, or a number from 0 to 255".to_owned())
+        }
     }
 }
 

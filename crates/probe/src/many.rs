@@ -78,10 +78,8 @@ impl Probe {
 pub fn run_all(probes: &[Probe]) -> Vec<Outcome> {
     // Threads belong to the namespace of the one that starts them.
     std::thread::scope(|scope| {
-        let threads: Vec<_> = probes
-            .iter()
-            .map(|probe| std::thread::Builder::new().stack_size(128 * 1024).spawn_scoped(scope, || probe.run()))
-            .collect();
+        let threads: Vec<_> =
+            probes.iter().map(|probe| std::thread::Builder::new().stack_size(128 * 1024).spawn_scoped(scope, || probe.run())).collect();
         threads
             .into_iter()
             .map(|thread| match thread.map(|running| running.join()) {
@@ -101,8 +99,11 @@ mod tests {
     fn a_probe_is_one_flat_object() {
         let text = r#"{"kind":"icmp","address":"fd00::1","timeoutMs":500,"type":128,"code":0}"#;
         let probe: Probe = serde_json::from_str(text).unwrap();
-        assert_eq!(probe, Probe::Icmp { target: Target::new("fd00::1".parse::<std::net::IpAddr>().unwrap()).within_ms(500), kind: 128, code: 0 });
-        assert_eq!(serde_json::to_string(&probe).unwrap(), text.replace(r#""timeoutMs":500,"#, r#""timeoutMs":500,"#));
+        assert_eq!(
+            probe,
+            Probe::Icmp { target: Target::new("fd00::1".parse::<std::net::IpAddr>().unwrap()).within_ms(500), kind: 128, code: 0 }
+        );
+        assert_eq!(serde_json::to_string(&probe).unwrap(), text);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a probe finds out.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -128,6 +128,14 @@ impl Target {
         if let Some(source) = self.source {
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }
+        Ok(socket)
+    }
+
+    /// A socket that sends from a port of our choice.
+    pub(crate) fn socket_from(&self, kind: socket2::Type, port: u16) -> io::Result<socket2::Socket> {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(self.socket_address(0)), kind, None)?;
+        let any = if self.address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        socket.bind(&SocketAddr::new(self.source.unwrap_or(any), port).into())?;
         Ok(socket)
     }
 }

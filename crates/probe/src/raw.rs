@@ -48,7 +48,8 @@ pub(crate) fn exchange(
         socket.set_read_timeout(Some(left))?;
         match socket.read(&mut buffer) {
             Ok(length) => {
-                let data = if kind == Type::RAW && target.address.is_ipv4() { without_header(&buffer[..length]) } else { &buffer[..length] };
+                let data =
+                    if kind == Type::RAW && target.address.is_ipv4() { without_header(&buffer[..length]) } else { &buffer[..length] };
                 if let Some(reply) = matches(data) {
                     return Ok(Some(reply));
                 }

@@ -124,7 +124,8 @@ fn echo_datagrams(socket: &Socket) {
     loop {
         let mut control = cmsg_space!(nix::libc::in6_pktinfo);
         let mut vector = [io::IoSliceMut::new(&mut buffer)];
-        let Ok(received) = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut vector, told.then_some(&mut control), MsgFlags::empty()) else {
+        let Ok(received) = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut vector, told.then_some(&mut control), MsgFlags::empty())
+        else {
             continue;
         };
         let from = received.address;
@@ -134,10 +135,7 @@ fn echo_datagrams(socket: &Socket) {
         });
         let length = received.bytes;
         let answer = stream::stamp(&buffer[..length]);
-        let messages: Vec<ControlMessage<'_>> = to
-            .iter()
-            .map(|info| ControlMessage::Ipv6PacketInfo(info))
-            .collect();
+        let messages: Vec<ControlMessage<'_>> = to.iter().map(ControlMessage::Ipv6PacketInfo).collect();
         // A reply that a rule forbids is the client's to miss.
         let _ = sendmsg(socket.as_raw_fd(), &[io::IoSlice::new(&answer)], &messages, MsgFlags::empty(), from.as_ref());
     }

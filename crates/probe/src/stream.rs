@@ -120,7 +120,8 @@ impl Stream {
             let now = Instant::now();
             if sending && now >= due {
                 late = late.max(now - due);
-                let mut flow = Flow { sent_monotonic: clock(ClockId::CLOCK_MONOTONIC), sent_realtime: clock(ClockId::CLOCK_REALTIME), fate: None };
+                let mut flow =
+                    Flow { sent_monotonic: clock(ClockId::CLOCK_MONOTONIC), sent_realtime: clock(ClockId::CLOCK_REALTIME), fate: None };
                 match self.begin(number, &epoll) {
                     Ok(socket) => {
                         open.insert(number, socket);
@@ -133,12 +134,15 @@ impl Stream {
             let mut events = [EpollEvent::empty(); 64];
             let count = epoll.wait(&mut events, EpollTimeout::from(wait))?;
             for event in &events[..count] {
-                if let (Some(socket), Some(flow)) = (open.remove(&event.data()), usize::try_from(event.data()).ok().and_then(|at| flows.get_mut(at))) {
+                if let (Some(socket), Some(flow)) =
+                    (open.remove(&event.data()), usize::try_from(event.data()).ok().and_then(|at| flows.get_mut(at)))
+                {
                     flow.fate = Some(finish(socket));
                 }
             }
             // Flows time out in the order in which they began.
-            let limit = clock(ClockId::CLOCK_MONOTONIC).saturating_sub(u64::try_from(self.target.timeout().as_micros()).unwrap_or(u64::MAX));
+            let limit =
+                clock(ClockId::CLOCK_MONOTONIC).saturating_sub(u64::try_from(self.target.timeout().as_micros()).unwrap_or(u64::MAX));
             while let Some(flow) = flows.get_mut(oldest).filter(|flow| flow.fate.is_some() || flow.sent_monotonic < limit) {
                 if flow.fate.is_none() {
                     flow.fate = Some(Err(Failure::Timeout));
@@ -151,9 +155,10 @@ impl Stream {
 
     fn begin(&self, number: u64, epoll: &Epoll) -> io::Result<Open> {
         let address = self.target.socket_address(self.port).into();
+        let source = source_port(number);
         match self.kind {
             Kind::Udp => {
-                let socket = self.target.socket(Type::DGRAM, None)?;
+                let socket = self.target.socket_from(Type::DGRAM, source)?;
                 socket.set_nonblocking(true)?;
                 socket.connect(&address)?;
                 let socket = UdpSocket::from(socket);
@@ -164,7 +169,7 @@ impl Stream {
                 Ok(Open::Udp(socket))
             }
             Kind::TcpConnect => {
-                let socket = self.target.socket(Type::STREAM, None)?;
+                let socket = self.target.socket_from(Type::STREAM, source)?;
                 socket.set_nonblocking(true)?;
                 // Closed with a reset: thousands of connections in TIME_WAIT would use up the ports.
                 socket.set_linger(Some(Duration::ZERO))?;
@@ -177,6 +182,13 @@ impl Stream {
             }
         }
     }
+}
+
+/// One port after another, so that no flow is taken for an earlier one that conntrack still knows (S34): a port comes again after
+/// 50,000 flows.
+fn source_port(number: u64) -> u16 {
+    const FIRST: u16 = 10_000;
+    FIRST + u16::try_from(number % 50_000).unwrap_or(0)
 }
 
 /// What a socket that has news says: when the other side got the flow, if it told.
@@ -213,7 +225,8 @@ fn clock(id: ClockId) -> u64 {
 }
 
 fn report(flows: &[Flow], late: Duration) -> Report {
-    let mut report = Report { sent: flows.len() as u64, answered: 0, lost: 0, refused: 0, ranges: Vec::new(), max_late_ms: milliseconds(late) };
+    let mut report =
+        Report { sent: flows.len() as u64, answered: 0, lost: 0, refused: 0, ranges: Vec::new(), max_late_ms: milliseconds(late) };
     for (flow, number) in flows.iter().zip(0..) {
         let (error, received) = match &flow.fate {
             Some(Ok(received)) => (None, *received),

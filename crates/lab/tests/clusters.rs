@@ -1,0 +1,408 @@
+//! Real clusters: what they can do, and that they leave nothing behind. Needs root, the Kubernetes programs and Debian's.
+//!
+//! One test at a time, whatever cargo was told: they would only slow each other down.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
+use kube::Api;
+use kube::api::{ListParams, PostParams};
+use lab::{Cluster, Image};
+use probe::{Failure, Outcome, Probe, Target};
+use tokio::sync::Mutex;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+/// Everything on this machine that belongs to a cluster: namespaces, cgroups, mounts, processes, files.
+fn belongings(name: &str) -> BTreeSet<String> {
+    let mark = format!("ksg-{name}-");
+    let dir = format!("/ksg-lab/{name}/");
+    let mut found = BTreeSet::new();
+    let mut note = |what: &str, path: &Path| found.insert(format!("{what} {}", path.display()));
+    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&mark) {
+            note("namespace", &entry.path());
+        }
+    }
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        for group in fs::read_dir(hierarchy.path()).into_iter().flatten().flatten() {
+            if group.file_name().to_string_lossy().starts_with(&mark) {
+                note("cgroup", &group.path());
+            }
+        }
+    }
+    let state = lab::state::root().join(name);
+    if state.exists() {
+        note("folder", &state);
+    }
+    for line in fs::read_to_string("/proc/self/mounts").unwrap().lines().filter(|line| line.contains(&mark) || line.contains(&dir)) {
+        note("mount", Path::new(line.split(' ').nth(1).unwrap()));
+    }
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let path = process.path();
+        if !path.join("stat").exists() || path.ends_with("self") || path.ends_with("thread-self") {
+            continue;
+        }
+        let text = |file: &str| String::from_utf8_lossy(&fs::read(path.join(file)).unwrap_or_default()).replace('\0', " ");
+        let command = text("cmdline");
+        let mine = |text: &str| text.contains(&mark) || text.contains(&dir);
+        if mine(&command) || mine(&text("cgroup")) {
+            note(&format!("process {command:?}"), &path);
+        }
+    }
+    found
+}
+
+fn assert_gone(name: &str) {
+    assert_eq!(belongings(name), BTreeSet::new());
+}
+
+const WEB: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      topologySpreadConstraints:
+        - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: web}}}
+      containers:
+        - name: web
+          image: kube-security-groups/probe:dev
+          imagePullPolicy: Never
+          command: [probe, serve, --tcp=80, --udp=53, --http=8080, --sctp=36412]
+          readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80}], ipFamilyPolicy: RequireDualStack}
+"#;
+
+/// Both pods of `WEB`, ready, in the order of their nodes.
+async fn web(cluster: &Cluster) -> Vec<Pod> {
+    cluster.kubectl_stdin(&["apply", "-f", "-"], WEB).unwrap();
+    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]).unwrap();
+    let mut pods = Api::<Pod>::default_namespaced(cluster.client()).list(&ListParams::default()).await.unwrap().items;
+    pods.sort_by_key(|pod| pod.spec.as_ref().unwrap().node_name.clone());
+    pods
+}
+
+fn name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap()
+}
+
+/// IPv4, then IPv6.
+fn addresses(pod: &Pod) -> Vec<std::net::IpAddr> {
+    pod.status.as_ref().unwrap().pod_ips.as_ref().unwrap().iter().map(|ip| ip.ip.parse().unwrap()).collect()
+}
+
+fn exec(cluster: &Cluster, pod: &Pod, probes: &[Probe]) -> Vec<Outcome> {
+    let text = serde_json::to_string(probes).unwrap();
+    let answer = cluster.exec("default", name(pod), &["probe", "many", &text]).unwrap();
+    serde_json::from_str(&answer).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_on_two_nodes_talk_and_nothing_is_left() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    assert_gone("test-talk");
+    let start = Instant::now();
+    let cluster = Cluster::builder("test-talk").nodes(2).start().await.unwrap();
+    println!("two nodes ready after {:?}", start.elapsed());
+    let pods = web(&cluster).await;
+    println!("a deployment ready after {:?}", start.elapsed());
+    assert_eq!(pods.iter().map(|pod| pod.spec.as_ref().unwrap().node_name.as_deref().unwrap()).collect::<Vec<_>>(), ["node1", "node2"]);
+
+    every_protocol_crosses_nodes(&cluster, &pods);
+    the_world_reaches_pods(&cluster, &pods);
+    service_addresses_work_in_pods_and_on_nodes(&cluster, &pods).await;
+    kubelets_are_their_nodes_and_nobody_else(&cluster);
+    tokens_name_their_node(&cluster, &pods[1]);
+    a_killed_container_starts_again(&cluster, &pods[0]).await;
+
+    let running = belongings("test-talk");
+    let kinds: BTreeSet<String> = running.iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+    assert_eq!(
+        kinds,
+        ["cgroup", "folder", "mount", "namespace", "process"].map(str::to_owned).into(),
+        "the look for leftovers sees a running cluster"
+    );
+    // Those by which `ip netns` gives a namespace its name, and none of the nodes' own.
+    assert!(running.iter().filter(|line| line.starts_with("mount")).all(|line| line.contains("/run/netns/")), "{running:#?}");
+    let start = Instant::now();
+    drop(cluster);
+    println!("down after {:?}", start.elapsed());
+    assert_gone("test-talk");
+}
+
+fn every_protocol_crosses_nodes(cluster: &Cluster, pods: &[Pod]) {
+    for (from, to) in [(&pods[0], &pods[1]), (&pods[1], &pods[0])] {
+        for address in addresses(to) {
+            let target = Target::new(address);
+            let probes = [
+                Probe::Tcp { target, port: 80 },
+                Probe::Udp { target, port: 53 },
+                Probe::Sctp { target, port: 36412 },
+                Probe::Ping { target },
+                Probe::Tcp { target, port: 81 },
+            ];
+            let outcomes = exec(cluster, from, &probes);
+            for (probe, outcome) in probes.iter().zip(&outcomes).take(4) {
+                assert!(outcome.ok, "{probe:?}: {outcome:?}");
+            }
+            assert_eq!(outcomes[0].reply.as_deref(), Some(name(to)));
+            assert_eq!(outcomes[4].error, Some(Failure::Refused));
+        }
+    }
+}
+
+fn the_world_reaches_pods(cluster: &Cluster, pods: &[Pod]) {
+    let world = cluster.world();
+    for client in world.clients() {
+        for (address, source) in addresses(&pods[0]).into_iter().zip(client.both()) {
+            let outcome = world.netns().run(|| probe::tcp::connect(&Target::new(address).from(source), 80)).unwrap();
+            assert_eq!(outcome.reply.as_deref(), Some(name(&pods[0])), "{source} to {address}: {outcome:?}");
+        }
+    }
+    let node = cluster.node(1);
+    assert!(world.netns().run(|| probe::icmp::ping(&Target::new(node.v6()))).unwrap().ok);
+}
+
+async fn service_addresses_work_in_pods_and_on_nodes(cluster: &Cluster, pods: &[Pod]) {
+    let service = cluster.kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIPs[*]}"]).unwrap();
+    let probes: Vec<Probe> = service
+        .split_whitespace()
+        .chain(["10.96.0.1"])
+        .map(|address| Probe::Tcp {
+            target: Target::new(address.parse::<std::net::IpAddr>().unwrap()),
+            port: if address == "10.96.0.1" { 443 } else { 80 },
+        })
+        .collect();
+    assert_eq!(probes.len(), 3);
+    // kube-proxy takes a moment for a new service.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while let Some(failed) = exec(cluster, &pods[0], &probes).iter().find(|outcome| !outcome.ok) {
+        assert!(Instant::now() < deadline, "{failed:?}");
+    }
+
+    // What a program on a node's network does with the token and the certificate that pods are given.
+    let token = cluster.kubectl(&["create", "token", "default"]).unwrap();
+    let ca = Api::<ConfigMap>::default_namespaced(cluster.client()).get("kube-root-ca.crt").await.unwrap().data.unwrap()["ca.crt"].clone();
+    let file = cluster.dir().join("root-ca.crt");
+    fs::write(&file, ca).unwrap();
+    let kubectl = cluster.kubernetes().join("kubectl");
+    let said = cluster.node(0).run(&[
+        kubectl.to_str().unwrap(),
+        "--kubeconfig=/dev/null",
+        "--server=https://10.96.0.1",
+        &format!("--certificate-authority={}", file.display()),
+        &format!("--token={}", token.trim()),
+        "get",
+        "--raw=/version",
+    ]);
+    assert!(said.unwrap().contains("v1.36"));
+}
+
+fn kubelets_are_their_nodes_and_nobody_else(cluster: &Cluster) {
+    let kubectl = cluster.kubernetes().join("kubectl");
+    let kubeconfig = format!("--kubeconfig={}", cluster.dir().join("credentials/node1.kubeconfig").display());
+    let label = |node: &str| cluster.node(0).output(&[kubectl.to_str().unwrap(), &kubeconfig, "label", "node", node, "seen=yes"]).unwrap();
+    assert!(label("node1").status.success());
+    let refused = label("node2");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("Forbidden"), "{refused:?}");
+}
+
+fn tokens_name_their_node(cluster: &Cluster, pod: &Pod) {
+    let token =
+        cluster.kubectl(&["create", "token", "default", "--bound-object-kind=Pod", &format!("--bound-object-name={}", name(pod))]).unwrap();
+    // The administrator's token in the kubeconfig would win over one on the command line.
+    let file = cluster.dir().join("pod.kubeconfig");
+    let text = fs::read_to_string(cluster.kubeconfig()).unwrap();
+    let (before, after) = text.split_once("{token: \"").unwrap();
+    fs::write(&file, format!("{before}{{token: \"{}\"{}", token.trim(), &after[after.find('"').unwrap() + 1..])).unwrap();
+    let said = cluster.kubectl(&["--kubeconfig", file.to_str().unwrap(), "auth", "whoami", "-o", "json"]).unwrap();
+    let who: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(who["status"]["userInfo"]["extra"]["authentication.kubernetes.io/node-name"][0], "node2", "{said}");
+}
+
+async fn a_killed_container_starts_again(cluster: &Cluster, pod: &Pod) {
+    assert_eq!(cluster.node(0).kill("sleep"), 0);
+    // The pod's own process and the one that holds its namespaces.
+    assert_eq!(cluster.node(0).kill("probe"), 2);
+    let api = Api::<Pod>::default_namespaced(cluster.client());
+    let restarted = async {
+        loop {
+            let found = api.get(name(pod)).await.unwrap().status.unwrap().container_statuses.unwrap();
+            if found[0].restart_count > 0 && found[0].ready {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), restarted).await.expect("the container starts again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_alone_keeps_its_data_through_kills() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::builder("test-alone").nodes(0).audit_log().start().await.unwrap();
+    assert!(cluster.nodes().is_empty());
+    assert_eq!(Api::<Node>::all(cluster.client()).list(&ListParams::default()).await.unwrap().items.len(), 0);
+    let maps = Api::<ConfigMap>::default_namespaced(cluster.client());
+    let map = ConfigMap { metadata: kube::api::ObjectMeta { name: Some("kept".to_owned()), ..Default::default() }, ..Default::default() };
+    maps.create(&PostParams::default(), &map).await.unwrap();
+
+    cluster.kill_api_server().unwrap();
+    assert!(tokio::time::timeout(Duration::from_secs(2), maps.get("kept")).await.map_or(true, |answer| answer.is_err()));
+    cluster.start_api_server().await.unwrap();
+    maps.get("kept").await.unwrap();
+
+    cluster.restart_etcd().await.unwrap();
+    cluster.restart_api_server().await.unwrap();
+    maps.get("kept").await.unwrap();
+    cluster.check().unwrap();
+    let audited = fs::read_to_string(cluster.audit_log()).unwrap();
+    let line = audited.lines().find(|line| line.contains("configmaps") && line.contains("\"create\"") && line.contains("kept")).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(line).unwrap()["responseStatus"]["code"], 201);
+    drop(cluster);
+    assert_gone("test-alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clusters_with_the_same_addresses_run_side_by_side() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let start = |name| Cluster::builder(name).nodes(1).start();
+    let (one, two) = tokio::join!(start("test-one"), start("test-two"));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!(one.node(0).v4(), two.node(0).v4());
+    one.kubectl(&["create", "namespace", "only-here"]).unwrap();
+    assert!(!two.kubectl_output(&["get", "namespace", "only-here"]).unwrap().status.success());
+    one.node(0).nft("add table inet only-here").unwrap();
+    assert!(one.node(0).nft("list tables").unwrap().contains("only-here"));
+    assert!(!two.node(0).nft("list tables").unwrap().contains("only-here"));
+
+    let taken = Cluster::builder("test-one").nodes(0).start().await.unwrap_err().to_string();
+    assert!(taken.contains("there is a cluster test-one already"), "{taken}");
+    drop(one);
+    assert_gone("test-one");
+    two.kubectl(&["get", "nodes"]).unwrap();
+    two.check().unwrap();
+    drop(two);
+    assert_gone("test-two");
+}
+
+/// `lab` in a process of its own, as its owner. Its command ends with the pipe that it reads from.
+struct Lab(Child);
+
+impl Lab {
+    fn run(name: &str, nodes: &str) -> Lab {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+        command.args(["run", "--name", name, "--nodes", nodes, "--", "sh", "-c", "echo started; exec cat"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+        assert_eq!(line, "started\n");
+        Lab(child)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_owner_left_goes_at_once_or_at_the_next_start() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let mut owner = Lab::run("test-dead", "1");
+    let state = lab::state::find("test-dead").unwrap();
+    assert!(state.is_alive() && state.trees.len() == 2);
+    owner.0.kill().unwrap();
+    owner.0.wait().unwrap();
+
+    // Processes end by themselves, because nobody holds their pipe any more.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let left = || belongings("test-dead").into_iter().filter(|line| line.starts_with("process")).collect::<Vec<_>>();
+    while !left().is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", left());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!state.is_alive());
+    assert!(belongings("test-dead").iter().any(|line| line.starts_with("namespace")), "there is something left to remove");
+
+    let next = Cluster::builder("test-next").nodes(0).start().await.unwrap();
+    assert_gone("test-dead");
+    drop(next);
+    assert_gone("test-next");
+}
+
+#[test]
+fn ctrl_c_takes_the_cluster_down() {
+    let _alone = ONE_AT_A_TIME.blocking_lock();
+    let mut owner = Lab::run("test-ctrl-c", "0");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(owner.0.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(owner.0.wait().unwrap().code(), Some(130));
+    assert_gone("test-ctrl-c");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_cluster_outlives_its_owner_and_can_be_attached_to() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let lab = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_lab")).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let removed = Removed("test-kept");
+    let said = lab(&["up", "--name", "test-kept", "--nodes", "1"]);
+    let kubeconfig = said.lines().find_map(|line| line.strip_prefix("export KUBECONFIG=")).unwrap();
+    assert!(Path::new(kubeconfig).exists());
+    assert!(lab(&["status"]).lines().any(|line| line.starts_with("test-kept ") && line.contains("runs") && line.contains("kept")));
+
+    let cluster = lab::attach("test-kept").await.unwrap();
+    assert_eq!(cluster.node(0).name(), "node1");
+    cluster.restart_api_server().await.unwrap();
+    assert!(cluster.kubectl(&["get", "nodes"]).unwrap().contains("node1"));
+    drop(cluster);
+    // Neither somebody who goes away nor somebody who starts another one removes it.
+    drop(Cluster::builder("test-other").nodes(0).start().await.unwrap());
+    assert!(lab::state::find("test-kept").unwrap().is_alive());
+
+    lab(&["down", "--name", "test-kept"]);
+    assert_gone("test-kept");
+    drop(removed);
+}
+
+/// Removes a kept cluster also when its test fails.
+struct Removed(&'static str);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        if lab::state::find(self.0).is_ok() {
+            let _ = lab::state::remove(self.0);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_says_why_and_leaves_nothing() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let unreadable = Image::new("docker.io/test/none:1", vec!["/nonexistent/program".into()]);
+    let error = Cluster::builder("test-fails").nodes(1).images([unreadable]).start().await.unwrap_err();
+    assert!(format!("{error:#}").contains("/nonexistent/program"), "{error:#}");
+    assert_gone("test-fails");
+    let error = Cluster::builder("No Name").start().await.unwrap_err();
+    assert!(error.to_string().contains("lower-case"), "{error:#}");
+}
