@@ -51,7 +51,7 @@ fn works_again(cluster: &Cluster, round: &str) -> Result<()> {
 async fn s41_p45_whoever_is_killed_no_verdict_changes() -> Result<()> {
     let cluster = start("killed").await?;
     let server = tokio::task::block_in_place(|| run_server(&cluster))?[0];
-    let ruleset = || cluster.node(0).nft("list table inet k8s-sg");
+    let ruleset = || cluster.node(0).run(&["nft", "--stateless", "list", "table", "inet", "k8s-sg"]);
 
     tokio::task::block_in_place(|| {
         under_streams(&cluster, server, || {

@@ -49,11 +49,13 @@ fn the_crates_depend_on_each_other_one_way() {
         ("probe", vec![]),
         ("lab", vec!["probe"]),
     ]);
-    let ours: BTreeSet<&str> = ["api", "policy", "ruleset", "netlink", "runtime", "agent", "operator", "lab", "probe", "testkit", "demo"].into();
+    let ours: BTreeSet<&str> =
+        ["api", "policy", "ruleset", "netlink", "runtime", "agent", "operator", "lab", "probe", "testkit", "demo"].into();
     for (package, allowed) in allowed {
         assert!(dependencies.contains_key(package), "{package} is not in the workspace");
         let reached = reach(&dependencies, package);
-        let forbidden: Vec<&String> = reached.iter().filter(|name| ours.contains(name.as_str()) && !allowed.contains(&name.as_str())).collect();
+        let forbidden: Vec<&String> =
+            reached.iter().filter(|name| ours.contains(name.as_str()) && !allowed.contains(&name.as_str())).collect();
         assert!(forbidden.is_empty(), "{package} must not reach {forbidden:?}");
     }
 }
@@ -77,6 +79,11 @@ fn only_netlink_may_be_unsafe() {
         let path = entry.expect("an entry").path().join("Cargo.toml");
         let Ok(manifest) = std::fs::read_to_string(&path) else { continue };
         let inherits = manifest.contains("[lints]\nworkspace = true");
-        assert_eq!(inherits, !path.ends_with("netlink/Cargo.toml"), "{}: unsafe_code is forbidden everywhere but in netlink", path.display());
+        assert_eq!(
+            inherits,
+            !path.ends_with("netlink/Cargo.toml"),
+            "{}: unsafe_code is forbidden everywhere but in netlink",
+            path.display()
+        );
     }
 }
