@@ -1,6 +1,7 @@
 //! What differs between what is and what should be: the writes that are due.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use api::{AttachmentStatus, SecurityGroupStatus};
 use k8s_openapi::jiff::Timestamp;
@@ -21,6 +22,23 @@ pub enum Lane {
     Group(GroupRef, String),
     /// The status of an attachment, likewise.
     Attachment(AttachmentRef, String),
+}
+
+impl Lane {
+    /// Packets wait for it.
+    pub fn is_of_slices(&self) -> bool {
+        matches!(self, Lane::Slices(_))
+    }
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lane::Slices(group_id) => write!(f, "slices of {group_id}"),
+            Lane::Group(group, _) => write!(f, "status of SecurityGroup {group}"),
+            Lane::Attachment(attachment, _) => write!(f, "status of Attachment {attachment}"),
+        }
+    }
 }
 
 /// What to write in a lane.

@@ -163,6 +163,12 @@ impl FakeApi {
         );
     }
 
+    /// The `n`th pod before it has an address.
+    pub fn pod_without_address(&self, n: u16, app: &str) {
+        let metadata = json!({"name": format!("p{n}"), "uid": format!("p{n}"), "labels": {"app": app}});
+        self.put("pods", json!({"metadata": metadata, "spec": {"nodeName": "n1", "containers": []}, "status": {}}));
+    }
+
     /// Node n1 reports that it has this of a group in force.
     pub fn report(&self, group: &str, uid: &str, generation: i64) {
         let groups = json!([{"namespace": "shop", "name": group, "uid": uid, "generation": generation, "endpoints": 1}]);

@@ -15,6 +15,8 @@ use crate::facts::Facts;
 pub const CONCURRENCY: usize = 32;
 /// Between two writes of one status. The first is made at once.
 pub const STATUS_INTERVAL: Duration = Duration::from_millis(250);
+/// How long statuses wait for slices that are under way at most: packets wait for slices, and the server has one processor or two.
+const SLICES_FIRST: Duration = Duration::from_millis(50);
 /// How long we wait for the watch to show what we have written before we believe the watch.
 pub const UNSEEN: Duration = Duration::from_secs(2);
 
@@ -58,6 +60,9 @@ pub struct Outbox {
     progress: BTreeMap<Lane, Progress>,
     backlog: BTreeMap<Lane, Work>,
     under_way: usize,
+    slices_under_way: usize,
+    /// Since when there has always been a slice under way; stale where there is none.
+    slices_since: Option<Instant>,
 }
 
 impl Outbox {
@@ -89,15 +94,25 @@ impl Outbox {
         if self.under_way >= CONCURRENCY {
             return None;
         }
-        let free = |lane: &&Lane| self.progress.get(lane).is_none_or(|progress| progress.free_at().is_some_and(|at| at <= now));
+        let slices_only = self.slices_first_until().is_some_and(|until| now < until);
+        let free = |lane: &&Lane| {
+            let in_turn = !slices_only || lane.is_of_slices();
+            in_turn && self.progress.get(lane).is_none_or(|progress| progress.free_at().is_some_and(|at| at <= now))
+        };
         let lane = self.backlog.keys().find(free)?.clone();
         let work = self.backlog.remove(&lane)?;
         let idle = || Progress { under_way: true, unseen: Vec::new(), believe_watch_at: now, not_before: now, failures: 0 };
         let progress = self.progress.entry(lane.clone()).or_insert_with(idle);
         progress.under_way = true;
         progress.unseen.clear();
-        progress.not_before = now + if matches!(lane, Lane::Slices(_)) { Duration::ZERO } else { STATUS_INTERVAL };
+        progress.not_before = now + if lane.is_of_slices() { Duration::ZERO } else { STATUS_INTERVAL };
         self.under_way += 1;
+        if lane.is_of_slices() {
+            if self.slices_under_way == 0 {
+                self.slices_since = Some(now);
+            }
+            self.slices_under_way += 1;
+        }
         Some((lane, work))
     }
 
@@ -106,6 +121,9 @@ impl Outbox {
     #[must_use]
     pub fn ended(&mut self, lane: &Lane, written: Vec<Written>, ending: Ending, now: Instant) -> bool {
         self.under_way = self.under_way.saturating_sub(1);
+        if lane.is_of_slices() {
+            self.slices_under_way = self.slices_under_way.saturating_sub(1);
+        }
         let more = self.backlog.remove(lane).is_some();
         let Some(progress) = self.progress.get_mut(lane) else { return more };
         progress.under_way = false;
@@ -126,11 +144,16 @@ impl Outbox {
     }
 
     /// When to look again although nothing has happened. `None`: something that happens will tell.
-    pub fn wake_at(&self) -> Option<Instant> {
+    pub fn wake_at(&self, now: Instant) -> Option<Instant> {
         if self.under_way >= CONCURRENCY {
             return None;
         }
-        self.progress.values().filter_map(Progress::free_at).min()
+        let statuses = self.slices_first_until().filter(|until| now < *until && !self.backlog.is_empty());
+        self.progress.values().filter_map(Progress::free_at).chain(statuses).min()
+    }
+
+    fn slices_first_until(&self) -> Option<Instant> {
+        self.slices_since.filter(|_| self.slices_under_way > 0).map(|since| since + SLICES_FIRST)
     }
 
     /// Writes under way.
@@ -143,3 +166,6 @@ impl Outbox {
         self.backlog.len()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,14 +19,16 @@ use runtime::{client, logs};
 use tokio::sync::{mpsc, watch as state};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::due::due;
+use crate::due::{Lane, due};
 use crate::facts::{Facts, Message, With};
 use crate::metrics::Metrics;
 use crate::outbox::{Ending, Outbox};
 use crate::write::{Ended, write};
 
-/// Between the ends of two rounds at least; the first after a quiet time is at once.
-const ROUND_INTERVAL: Duration = Duration::from_millis(20);
+/// After a round in which a membership changed: those that change along with it, as in a rollout, are written together with the next.
+const MEMBERS_INTERVAL: Duration = Duration::from_millis(20);
+/// After any other round: a pod that gets its address just after it was made does not wait.
+const ROUND_INTERVAL: Duration = Duration::from_millis(2);
 /// Messages taken before anything else is looked at.
 const MESSAGES_AT_ONCE: usize = 1024;
 
@@ -170,19 +172,22 @@ impl Operator {
             writes.push(async move { (write(client, leads, lane, work).await, started) }.boxed());
         }
         self.metrics.outbox(&self.outbox);
-        self.outbox.wake_at()
+        self.outbox.wake_at(Instant::now())
     }
 
     fn round(&mut self) {
         let started = Instant::now();
         let resolution = self.facts.resolution();
         self.outbox.look(&self.facts, started);
-        self.outbox.offer(due(&self.facts, &resolution, Timestamp::now()));
+        let due = due(&self.facts, &resolution, Timestamp::now());
+        let members_changed = due.keys().any(Lane::is_of_slices);
+        self.outbox.offer(due);
         self.dirty = false;
         let duration = started.elapsed();
         self.metrics.round(&self.facts, duration);
+        let interval = if members_changed { MEMBERS_INTERVAL } else { ROUND_INTERVAL };
         // However large the cluster is, half of the time is left for taking messages.
-        self.not_before = Instant::now() + duration.max(ROUND_INTERVAL);
+        self.not_before = Instant::now() + duration.max(interval);
     }
 
     fn rest(&mut self) -> Option<Instant> {
@@ -195,9 +200,9 @@ impl Operator {
         let ending = ended.ending();
         self.metrics.write(&ended.lane, ending, started.elapsed());
         match (&ended.error, ending) {
-            (None, _) => tracing::debug!(lane = ?ended.lane, "written"),
-            (Some(error), Ending::Conflict) => tracing::debug!(lane = ?ended.lane, %error, "not as we thought; planning again"),
-            (Some(error), _) => tracing::warn!(lane = ?ended.lane, %error, "write failed; trying again"),
+            (None, _) => tracing::debug!(lane = %ended.lane, "written"),
+            (Some(error), Ending::Conflict) => tracing::debug!(lane = %ended.lane, %error, "not as we thought; planning again"),
+            (Some(error), _) => tracing::warn!(lane = %ended.lane, %error, "write failed; trying again"),
         }
         self.dirty |= self.outbox.ended(&ended.lane, ended.written, ending, Instant::now());
     }

@@ -135,6 +135,25 @@ async fn one_membership_change_is_one_small_write_within_30_ms() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_gets_its_address_just_after_it_was_made_does_not_wait() {
+    let api = shop(0..10);
+    let _running = start(&api).await;
+    sleep(Duration::from_secs(5)).await;
+    api.requests();
+    for n in 10..20 {
+        api.pod_without_address(n, "web");
+        sleep(Duration::from_millis(4)).await;
+        let addressed = Instant::now();
+        api.pod(n, "web");
+        sleep(Duration::from_secs(1)).await;
+        let requests = api.requests();
+        let slices = of(&requests, "memberslices");
+        assert_eq!(slices.len(), 1);
+        assert!(slices[0].at - addressed <= Duration::from_millis(5), "{:?}", slices[0].at - addressed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_burst_of_changes_is_taken_together() {
     let api = shop(0..0);
     let _running = start(&api).await;
