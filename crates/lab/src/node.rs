@@ -166,8 +166,11 @@ impl Node {
     /// Processes on this node, in containers too, whose program has this file name.
     pub fn processes(&self, program: &str) -> Vec<ProcessId> {
         let group = self.namespace.name();
-        let mut found = self.tree.processes(program);
-        found.extend(pids().filter(|pid| is_program(*pid, program) && cgroup::contains(group, *pid)).filter_map(ProcessId::of));
+        let contained = pids().filter(|pid| is_program(*pid, program) && cgroup::contains(group, *pid)).filter_map(ProcessId::of);
+        let mut found: Vec<ProcessId> = self.tree.processes(program).into_iter().chain(contained).collect();
+        // A container on the node's own pid namespace is found both ways.
+        found.sort_by_key(|process| process.pid);
+        found.dedup();
         found
     }
 

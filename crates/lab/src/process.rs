@@ -274,3 +274,39 @@ pub(crate) fn until<T>(what: &str, limit: Duration, mut attempt: impl FnMut() ->
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_alive_until_it_ends_and_another_with_its_number_is_not_it() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let id = ProcessId::of(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(id.is_alive());
+        let another = ProcessId { started: id.started + 1, ..id };
+        assert!(!another.is_alive());
+        another.kill();
+        assert!(id.is_alive(), "the number alone kills nobody");
+        id.kill();
+        assert!(id.wait_gone(Duration::from_secs(5)), "ended, though nobody has waited for it");
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_tree_ends_as_one_also_with_what_entered_it() {
+        let namespace = Namespace::create("ksg-test-tree").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::start(&namespace, "mount -t tmpfs tmpfs /mnt", &dir.path().join("tree.log")).unwrap();
+        let program = Program::start(&tree, "sleep", tree.command("sleep").arg("100"), dir.path().join("sleep.log")).unwrap();
+        let inside = until("sleep runs", Duration::from_secs(5), || Ok(tree.processes("sleep").first().copied())).unwrap();
+        assert!(!fs::read_to_string("/proc/self/mounts").unwrap().contains(" /mnt tmpfs"), "its mounts are its own");
+        drop(tree);
+        assert!(!inside.is_alive());
+        // Would wait for ever if the program did not end with the tree.
+        drop(program);
+
+        let failed = Tree::start(&namespace, "echo what is wrong >&2; false", &dir.path().join("tree.log")).unwrap_err();
+        assert!(failed.to_string().contains("what is wrong"), "{failed}");
+    }
+}

@@ -24,11 +24,10 @@ pub fn kubernetes() -> Result<PathBuf> {
 }
 
 /// What Debian has: a program (or a CNI plugin's path), and the package with it.
-const DEBIAN: [(&str, &str); 9] = [
+const DEBIAN: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("nft", "nftables"),
-    ("conntrack", "conntrack"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("runc", "runc"),

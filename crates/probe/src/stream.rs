@@ -36,7 +36,7 @@ pub struct Stream {
     pub port: u16,
     /// How.
     pub kind: Kind,
-    /// Flows a second.
+    /// Flows a second, at most: what a busy machine misses is not made up for.
     pub rate: u32,
     /// For how long.
     pub duration: Duration,
