@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::api::PostParams;
 use kube::{Api, Client};
 use policy::model::NodeName;
-use runtime::client::{Error, in_time};
+use runtime::client::{Error, in_time, with_causes};
 use runtime::patch;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -33,7 +33,7 @@ impl Reporter {
         match in_time(self.reports.get_opt(&self.node.0)).await {
             Ok(report) => report.and_then(|report| report.status).unwrap_or_default(),
             Err(error) => {
-                tracing::info!(%error, "cannot read the report of an earlier run; starting a new one");
+                tracing::info!(error = with_causes(&error), "cannot read the report of an earlier run; starting a new one");
                 NodeReportStatus::default()
             }
         }
@@ -60,7 +60,7 @@ impl Reporter {
             match self.write(&status).await {
                 Ok(()) => throttle.written(status, Instant::now()),
                 Err(error) => {
-                    tracing::warn!(%error, node = %self.node, "cannot write the report; trying again");
+                    tracing::warn!(error = with_causes(&error), node = %self.node, "cannot write the report; trying again");
                     throttle.failed(Instant::now());
                 }
             }

@@ -9,6 +9,10 @@ use thiserror::Error;
 /// No write takes longer.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A connection on which the server has said nothing for so long is taken for dead. The API server sends a bookmark on every watch each 60
+/// to 75 s; without this a list that is never answered would wait for ever, and a watch whose server vanished for five minutes.
+const SILENCE: Duration = Duration::from_secs(90);
+
 /// Why a call to the API server failed.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -48,10 +52,16 @@ impl Error {
 
 /// An error in one line, with its causes.
 pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
+    // kube adds the server's whole answer in Debug form, which says nothing that the words before it do not say.
+    let said = |error: &dyn std::error::Error| {
+        let mut text = error.to_string();
+        text.truncate(text.find(" (Status {").unwrap_or(text.len()));
+        text
+    };
+    let mut line = said(error);
     let mut cause = error.source();
     while let Some(error) = cause {
-        let text = error.to_string();
+        let text = said(error);
         // Some errors repeat their cause in their own words.
         if !line.contains(&text) {
             line = format!("{line}: {text}");
@@ -67,6 +77,8 @@ pub async fn connect() -> Result<Client, Error> {
     // kube retries every call on 429, 503 and 504 up to 15 times with delays of up to 1000 s: a status would be written long after it
     // was true. Watches have their own backoff, and who writes retries with what is true then.
     config.default_retry = false;
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
     Ok(Client::try_from(config)?)
 }
 
@@ -75,5 +87,22 @@ pub async fn in_time<T>(call: impl Future<Output = Result<T, kube::Error>>) -> R
     match tokio::time::timeout(WRITE_TIMEOUT, call).await {
         Ok(result) => Ok(result?),
         Err(_) => Err(Error::Timeout),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_with_its_causes_each_once() {
+        let status = serde_json::from_value(serde_json::json!({
+            "status": "Failure", "message": "pods is forbidden", "reason": "Forbidden", "code": 403, "details": {"kind": "pods"},
+        }));
+        let error = Error::Api(kube::Error::Api(Box::new(status.unwrap())));
+        assert_eq!(with_causes(&error), "ApiError: pods is forbidden: Forbidden");
+        assert_eq!(error.status(), Some(403));
+        let refused = kube::Error::Service(std::io::Error::from_raw_os_error(111).into());
+        assert_eq!(with_causes(&Error::Api(refused)), "ServiceError: Connection refused (os error 111)");
     }
 }

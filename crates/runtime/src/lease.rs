@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Error, in_time};
+use crate::client::{Error, in_time, with_causes};
 
 /// A candidacy.
 #[derive(Clone, Debug)]
@@ -130,7 +130,7 @@ async fn campaign(candidate: Candidate, client: Client, leads: watch::Sender<boo
             Ok(true) => renewed = Some(started),
             Ok(false) => renewed = None,
             Err(error) if error.is_conflict() => tracing::debug!("another candidate wrote the lease first"),
-            Err(error) => tracing::warn!(%error, lease = candidate.name, "cannot hold or read the lease"),
+            Err(error) => tracing::warn!(error = with_causes(&error), lease = candidate.name, "cannot hold or read the lease"),
         }
         let leading = renewed.is_some_and(|at| at.elapsed() < candidate.deadline);
         if leads.send_if_modified(|old| std::mem::replace(old, leading) != leading) {
@@ -145,7 +145,7 @@ async fn campaign(candidate: Candidate, client: Client, leads: watch::Sender<boo
     }
     leads.send_replace(false);
     if let Err(error) = release(&candidate, &leases).await {
-        tracing::warn!(%error, "cannot release the lease; another candidate has to wait until it is over");
+        tracing::warn!(error = with_causes(&error), "cannot release the lease; another candidate has to wait until it is over");
     }
 }
 
