@@ -134,6 +134,8 @@ impl Target {
     /// A socket that sends from a port of our choice.
     pub(crate) fn socket_from(&self, kind: socket2::Type, port: u16) -> io::Result<socket2::Socket> {
         let socket = socket2::Socket::new(socket2::Domain::for_address(self.socket_address(0)), kind, None)?;
+        // Another stream may send from this port to somebody else; answers find their way by both ends.
+        socket.set_reuse_address(true)?;
         let any = if self.address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         socket.bind(&SocketAddr::new(self.source.unwrap_or(any), port).into())?;
         Ok(socket)
