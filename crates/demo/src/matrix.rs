@@ -99,7 +99,7 @@ impl<'a> Matrix<'a> {
 
     /// Prints who reaches whom: the open ports of each tier, `.` where there are none.
     pub fn print(&self) {
-        println!("  {:<20}{}", "from \\ to", TIERS.map(|tier| format!("{tier:<28}")).concat());
+        println!("  {:<22}{}", "from \\ to", TIERS.map(|tier| format!("{tier:<28}")).concat());
         for from in TIERS.map(Place::Tier).into_iter().chain([Place::Office, Place::Elsewhere]) {
             let name = match from {
                 Place::Tier(tier) => tier.to_owned(),
@@ -107,7 +107,7 @@ impl<'a> Matrix<'a> {
                 Place::Elsewhere => "203.0.113.11".to_owned(),
             };
             let row = TIERS.map(|tier| format!("{:<28}", self.ports(from, tier)));
-            println!("  {name:<20} {}", row.concat().trim_end());
+            println!("  {name:<22}{}", row.concat().trim_end());
         }
     }
 

@@ -164,7 +164,10 @@ fn peers(ruleset: &mut Ruleset, peer: &Peer, side: Side) -> Vec<(Family, Match)>
     match peer {
         Peer::Net(net) => {
             let net = net.trunc();
-            vec![(Family::of(net.addr()), Match::InNet { side, net })]
+            let family = Family::of(net.addr());
+            // Everybody of a family: no need to look at the address.
+            let anybody = net.prefix_len() == 0;
+            vec![(family, if anybody { Match::Family(family) } else { Match::InNet { side, net } })]
         }
         Peer::Group(group) => FAMILIES
             .map(|family| {

@@ -53,7 +53,9 @@ fn lint_endpoint(chain: &Chain) -> Option<&'static str> {
 }
 
 fn lint_group(chain: &Chain) -> Option<&'static str> {
-    let names_peer = |rule: &Rule| rule.matches.iter().any(|test| matches!(test, Match::InSet { .. } | Match::InNet { .. }));
+    // Match::Family is everybody of a family, 0.0.0.0/0 or ::/0.
+    let is_peer = |test: &Match| matches!(test, Match::InSet { .. } | Match::InNet { .. } | Match::Family(_));
+    let names_peer = |rule: &Rule| rule.matches.iter().any(is_peer);
     let fine = |rule: &Rule| rule.action == Action::Accept && rule.counter.is_some() && names_peer(rule);
     (!chain.rules.iter().all(fine)).then_some("accepts without a peer or a counter")
 }
