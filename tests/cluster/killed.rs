@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use lab::Cluster;
 
-use super::fixture::{Running, run_server, start, undisturbed};
+use tests::undisturbed;
+
+use super::fixture::{Running, run_server, start};
 
 /// 1,000 flows a second that are allowed and as many that are denied, while something is done that takes some seconds.
 fn under_streams(cluster: &Cluster, to: std::net::IpAddr, work: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -15,7 +17,7 @@ fn under_streams(cluster: &Cluster, to: std::net::IpAddr, work: impl FnOnce() ->
     let seconds = start.elapsed().as_secs();
     let (allowed, denied) = (allowed.stop()?, denied.stop()?);
     done?;
-    undisturbed(&allowed, &denied, seconds)
+    undisturbed(&allowed, &denied, seconds * 800)
 }
 
 fn running(cluster: &Cluster, node: usize, program: &str, wanted: bool) -> Result<()> {
@@ -50,11 +52,12 @@ fn works_again(cluster: &Cluster, round: &str) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn s41_p45_whoever_is_killed_no_verdict_changes() -> Result<()> {
     let cluster = start("killed").await?;
-    let server = tokio::task::block_in_place(|| run_server(&cluster))?[0];
+    let addresses = tokio::task::block_in_place(|| run_server(&cluster))?;
+    let [v4, v6] = addresses[..] else { anyhow::bail!("a dual-stack pod: {addresses:?}") };
     let ruleset = || cluster.node(0).run(&["nft", "--stateless", "list", "table", "inet", "k8s-sg"]);
 
     tokio::task::block_in_place(|| {
-        under_streams(&cluster, server, || {
+        under_streams(&cluster, v4, || {
             // More than once, so that kubelet makes it wait and it is gone for a while.
             for _ in 0..2 {
                 let before = ruleset()?;
@@ -69,14 +72,14 @@ async fn s41_p45_whoever_is_killed_no_verdict_changes() -> Result<()> {
 
         let home = (0..2).find(|&node| !cluster.node(node).processes("operator").is_empty());
         let home = home.ok_or_else(|| anyhow::anyhow!("no operator runs"))?;
-        under_streams(&cluster, server, || {
+        under_streams(&cluster, v6, || {
             ensure!(cluster.node(home).kill("operator") == 1, "one operator");
             running(&cluster, home, "operator", true)?;
             works_again(&cluster, "operator")
         })
     })?;
 
-    let (allowed, denied) = (Running::start(&cluster, 0, server)?, Running::start(&cluster, 1, server)?);
+    let (allowed, denied) = (Running::start(&cluster, 0, v6)?, Running::start(&cluster, 1, v6)?);
     let start = Instant::now();
     cluster.kill_api_server()?;
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -84,5 +87,5 @@ async fn s41_p45_whoever_is_killed_no_verdict_changes() -> Result<()> {
     let again = tokio::task::block_in_place(|| works_again(&cluster, "api-server"));
     let (allowed, denied) = (allowed.stop()?, denied.stop()?);
     again?;
-    undisturbed(&allowed, &denied, start.elapsed().as_secs())
+    undisturbed(&allowed, &denied, start.elapsed().as_secs() * 800)
 }

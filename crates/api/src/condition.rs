@@ -1,4 +1,4 @@
-//! Names of conditions and of their reasons. A reason is also a metric's label.
+//! Names of conditions.
 
 /// The one-word answer, as kstatus, Argo CD, Flux and `helm --wait` read it.
 pub const READY: &str = "Ready";
