@@ -107,11 +107,15 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let reporter = Reporter::new(&client, node.clone());
     let report = Report::continuing(reporter.earlier().await);
     let (reports, wanted) = watch::channel(None);
-    tokio::spawn(reporter.run(wanted));
+    let reporter = tokio::spawn(reporter.run(wanted));
 
     let (facts, watches) = (Facts::new(node), Arc::new(watches));
     let agent = Agent { facts, watches, messages, kernel, report, reports, readiness, metrics, synced: false };
-    agent.run(shutdown).await?;
+    tokio::select! {
+        ended = agent.run(shutdown) => ended?,
+        // Without it the status would speak of the past for ever: better to be started again.
+        ended = reporter => anyhow::bail!("the reporter has ended: {ended:?}"),
+    }
     tracing::info!("ended; the rules stay in force");
     Ok(())
 }

@@ -78,9 +78,10 @@ fn members(cluster: &Cluster, resolution: &Resolution, node: &NodeName, compiled
         .filter(|pod| pod.node.as_ref() == Some(node) && !pod.finished && !pod.host_network)
         .flat_map(|pod| pod.addresses.iter().copied())
         .collect();
-    let mut slices: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-    for slice in cluster.slices.values() {
-        slices.entry(&slice.group_id).or_default().push(slice);
+    // A slice speaks for groups of its own namespace only: who may write there decides nothing elsewhere (S7, P58).
+    let mut slices: BTreeMap<(&str, &str), Vec<_>> = BTreeMap::new();
+    for ((namespace, _), slice) in &cluster.slices {
+        slices.entry((namespace, &slice.group_id)).or_default().push(slice);
     }
     for group in named {
         // S20: a group that does not exist has no members, whatever slices are left of it.
@@ -88,7 +89,7 @@ fn members(cluster: &Cluster, resolution: &Resolution, node: &NodeName, compiled
             compiled.policy.members.insert(group, BTreeSet::new());
             continue;
         };
-        let slices = slices.get(facts.id.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let slices = slices.get(&(group.namespace.as_str(), facts.id.as_str())).map(Vec::as_slice).unwrap_or_default();
         if !slices.iter().any(|slice| slice.head) {
             compiled.awaited.insert(group.clone());
         }

@@ -168,6 +168,17 @@ fn a_named_group_is_awaited_until_the_head_of_its_slices_is_here() {
 }
 
 #[test]
+fn p58_a_slice_of_another_namespace_says_nothing() {
+    let mut cluster =
+        cluster([group("web", names_db()), group("db", json!({})), attachment("a", "web", &["web"]), pod("w", "n1", "web", &["10.0.0.1"])]);
+    let Object::MemberSlice((_, name), forged) = slice("s", "db", true, &["10.66.0.1"]) else { panic!("a slice") };
+    let _ = cluster.apply(Object::MemberSlice(("elsewhere".into(), name), forged));
+    let compiled = compile(&cluster, &resolve(&cluster), &node());
+    assert!(compiled.policy.members[&group_ref("db")].is_empty());
+    assert!(compiled.awaited.contains(&group_ref("db")), "nor is it taken for the head");
+}
+
+#[test]
 fn s20_a_group_that_does_not_exist_matches_nothing_whatever_slices_are_left() {
     let cluster = cluster([
         group("web", names_db()),
