@@ -1,15 +1,16 @@
 //! Command one: `deploy/demo`.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use demo::{Ledger, Matrix, Shop};
-use lab::{Cluster, Image};
+use lab::{Cluster, Image, Signals};
 
 /// Security groups on a real two-node Kubernetes on this machine: installs the product, applies deploy/samples/three-tier.yaml,
-/// and shows with real connections who reaches whom. Takes everything down again, also on Ctrl-C.
+/// and shows with real connections who reaches whom. Takes everything down again, also on Ctrl-C, TERM and HUP.
 #[derive(Parser)]
 #[command(name = "deploy/demo", version)]
 struct Arguments {
@@ -32,41 +33,68 @@ const NAME: &str = "demo";
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     if let Some(Command::Down) = arguments.command {
+        if !lab::state::list()?.iter().any(|state| state.name == NAME) {
+            println!("There is no demo cluster.");
+            return Ok(ExitCode::SUCCESS);
+        }
         lab::state::remove(NAME)?;
         println!("The demo's cluster is gone.");
         return Ok(ExitCode::SUCCESS);
     }
-    let show = tokio::spawn(show(arguments.keep));
-    tokio::select! {
-        shown = show => shown?,
-        _ = tokio::signal::ctrl_c() => {
-            println!("\ninterrupted: cleaning up");
-            lab::state::remove(NAME)?;
-            // The show's own threads end with the process.
-            std::process::exit(130);
-        }
-    }
+    let claimed = lab::state::list()?.iter().any(|state| state.name == NAME && state.is_claimed());
+    ensure!(!claimed, "there is a demo cluster already; this takes it down: deploy/demo down");
+    show(arguments.keep, Signals::new()?).await
+}
+
+/// Says why the demo ends; cleaning up takes a moment.
+fn interrupted(code: u8) -> ExitCode {
+    println!("\ninterrupted: cleaning up");
+    ExitCode::from(code)
 }
 
 fn title(number: u8, text: &str) {
     println!("\n\x1b[1m{number}. {text}\x1b[0m");
 }
 
-async fn show(keep: bool) -> Result<ExitCode> {
+async fn show(keep: bool, mut signals: Signals) -> Result<ExitCode> {
     title(1, "A two-node Kubernetes, each node in namespaces of its own");
     let start = Instant::now();
-    let mut cluster = Cluster::builder(NAME).nodes(2).images([Image::product()?]).start().await?;
+    let mut starting = Box::pin(Cluster::builder(NAME).nodes(2).images([Image::product()?]).start());
+    let cluster = tokio::select! {
+        biased;
+        // What has been started goes with the future, once that has been said.
+        code = signals.received() => return Ok(interrupted(code)),
+        started = &mut starting => Arc::new(started?),
+    };
     println!("{}  ready after {:.1} s", cluster.kubectl(&["get", "nodes", "-o", "wide"])?, start.elapsed().as_secs_f64());
 
-    let mut ledger = Ledger::new();
     // Everything from here on waits for kubectl and for packets: none of the runtime's own threads shall.
-    tokio::task::block_in_place(|| perform(&cluster, &mut ledger))?;
+    let stage = cluster.clone();
+    let performing = tokio::task::spawn_blocking(move || {
+        let mut ledger = Ledger::new();
+        let result = perform(&stage, &mut ledger);
+        (ledger, result)
+    });
+    let (mut ledger, result) = tokio::select! {
+        biased;
+        code = signals.received() => {
+            interrupted(code);
+            cluster.take_down();
+            // Not by returning, which would wait for the performance, and that for some of its deadlines.
+            std::process::exit(code.into());
+        }
+        performed = performing => performed?,
+    };
+    if let Err(error) = result {
+        ledger.expect(false, format!("{error:#}"));
+    }
 
     println!("\n{} expectations held, {} failed", ledger.held(), ledger.failed().len());
     for failed in ledger.failed() {
         println!("  {failed}");
     }
     if keep {
+        let mut cluster = Arc::into_inner(cluster).context("the performance is over")?;
         cluster.keep()?;
         println!("\nThe cluster keeps running. Try:");
         println!("  export KUBECONFIG={}", cluster.kubeconfig().display());

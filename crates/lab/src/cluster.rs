@@ -16,12 +16,13 @@ use crate::addresses::{Dual, WORLD_CLIENTS, pods, world};
 use crate::control_plane::ControlPlane;
 use crate::credentials::Credentials;
 use crate::image::Image;
+use crate::kubectl::Running;
 use crate::netns::Namespace;
 use crate::network::Network;
 use crate::node::Node;
 use crate::process::Tree;
 use crate::programs;
-use crate::state::{self, Claim};
+use crate::state::{self, Claim, Trees};
 
 /// What a cluster shall be like.
 #[derive(Debug, Clone)]
@@ -29,7 +30,6 @@ pub struct Builder {
     name: String,
     nodes: u8,
     images: Vec<Image>,
-    kube_proxy: bool,
     audit_log: bool,
     keep: bool,
 }
@@ -47,12 +47,6 @@ impl Builder {
         self
     }
 
-    /// Whether nodes run kube-proxy (as they do by default); without it no service address works, not even the API server's.
-    pub fn kube_proxy(mut self, wanted: bool) -> Builder {
-        self.kube_proxy = wanted;
-        self
-    }
-
     /// Makes the API server note every request: [`Cluster::audit_log`].
     pub fn audit_log(mut self) -> Builder {
         self.audit_log = true;
@@ -65,7 +59,8 @@ impl Builder {
         self
     }
 
-    /// Starts it, and waits until its nodes are ready. Nothing is left behind when that fails.
+    /// Starts it, and waits until its nodes are ready. Nothing is left behind when that fails, or when the future is dropped before its end
+    /// (then once its runtime has ended too, which waits for what the future began).
     ///
     /// First removes what clusters left whose owners have died.
     pub async fn start(self) -> Result<Cluster> {
@@ -73,15 +68,16 @@ impl Builder {
             bail!("{} nodes are more than one machine should have", self.nodes);
         }
         programs::check_debian()?;
-        let probe = programs::ours(&["probe"], false)?.remove(0);
+        let probe = programs::ours(&["probe"])?.remove(0);
         let kubernetes = programs::kubernetes()?;
-        let mut claim = Claim::new(&self.name, self.nodes)?;
+        let claim = Claim::new(&self.name, self.nodes)?;
         let dir = claim.dir();
         // Made here, in the host's network namespace, where it stays when a process in another accepts from it.
         let listener = TcpListener::bind(("127.0.0.1", 0)).context("listening on 127.0.0.1")?;
         let credentials = Credentials::create(&dir, self.nodes, listener.local_addr()?.port())?;
         let network = Network::create(&self.name, self.nodes)?;
         let control_plane = ControlPlane::create(&dir, &network.control_plane, &kubernetes, self.audit_log)?;
+        claim.trees().add(control_plane.tree.init())?;
         control_plane.start_etcd()?;
         control_plane.start_api_server()?;
         control_plane.forward(&probe, listener)?;
@@ -90,7 +86,7 @@ impl Builder {
         if self.nodes > 0 {
             images.push(Image::probe()?);
         }
-        let preparing = prepare_nodes(&dir, network.nodes, images);
+        let preparing = prepare_nodes(&dir, claim.trees(), network.nodes, images);
         let kubeconfig = credentials.path("admin.kubeconfig");
         let client = client(&kubeconfig).await?;
         let (nodes, ready) = tokio::join!(preparing, wait_ready(&client, &control_plane));
@@ -98,9 +94,8 @@ impl Builder {
         ready?;
         control_plane.start_controllers()?;
         for node in &nodes {
-            node.join(&kubernetes, &credentials, self.kube_proxy)?;
+            node.join(&kubernetes, &credentials)?;
         }
-        claim.set_trees(std::iter::once(&control_plane.tree).chain(nodes.iter().map(|node| &node.tree)).map(Tree::init).collect())?;
         let world = World { namespace: network.world };
         let mut cluster = Cluster {
             client,
@@ -110,6 +105,7 @@ impl Builder {
             nodes,
             world,
             namespace: network.control_plane,
+            running: Running::none(),
             claim: Some(claim),
             dir,
         };
@@ -122,10 +118,10 @@ impl Builder {
 }
 
 /// Starts all nodes' trees and gives them their images, all at the same time.
-async fn prepare_nodes(dir: &Path, namespaces: Vec<Namespace>, images: Vec<Image>) -> Result<Vec<Node>> {
+async fn prepare_nodes(dir: &Path, trees: Trees, namespaces: Vec<Namespace>, images: Vec<Image>) -> Result<Vec<Node>> {
     let dir = dir.to_owned();
     let work = move || {
-        let nodes = namespaces.into_iter().zip(0..).map(|(namespace, index)| Node::create(&dir, index, namespace));
+        let nodes = namespaces.into_iter().zip(0..).map(|(namespace, index)| Node::create(&dir, index, namespace, &trees));
         let nodes = nodes.collect::<Result<Vec<Node>>>()?;
         let mut archives = Vec::new();
         for (image, number) in images.iter().zip(0..) {
@@ -199,6 +195,7 @@ pub struct Cluster {
     world: World,
     /// The control plane's.
     namespace: Namespace,
+    pub(crate) running: Running,
     claim: Option<Claim>,
 }
 
@@ -211,7 +208,7 @@ impl fmt::Debug for Cluster {
 impl Cluster {
     /// A cluster to be; the name tells it from others on this machine.
     pub fn builder(name: &str) -> Builder {
-        Builder { name: name.to_owned(), nodes: 2, images: Vec::new(), kube_proxy: true, audit_log: false, keep: false }
+        Builder { name: name.to_owned(), nodes: 2, images: Vec::new(), audit_log: false, keep: false }
     }
 
     /// Waits until every node takes pods, and the default namespace has what a pod needs.
@@ -318,7 +315,17 @@ impl Cluster {
         self.nodes.iter_mut().try_for_each(Node::stay)?;
         self.world.namespace.disown();
         self.namespace.disown();
-        self.claim.as_mut().map_or(Ok(()), Claim::keep)
+        self.claim.as_ref().map_or(Ok(()), Claim::keep)
+    }
+
+    /// Takes it down under whoever still uses it, whose kubectl then fails: for a program that was told to end. Returns when all is gone.
+    ///
+    /// One that was attached to goes on.
+    pub fn take_down(&self) {
+        self.running.end();
+        if let Some(claim) = &self.claim {
+            claim.remove();
+        }
     }
 }
 
@@ -344,6 +351,7 @@ pub async fn attach(name: &str) -> Result<Cluster> {
         nodes,
         world: World { namespace: network.world },
         namespace: network.control_plane,
+        running: Running::none(),
         claim: None,
         dir,
     })

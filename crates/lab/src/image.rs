@@ -22,17 +22,12 @@ pub struct Image {
 impl Image {
     /// The product's image, from the programs as they are built now: `operator`, `agent` and `probe`.
     pub fn product() -> Result<Image> {
-        Ok(Image::new(Image::PRODUCT, programs::ours(&["operator", "agent", "probe"], false)?))
-    }
-
-    /// The same, after building them with cargo.
-    pub fn build_product() -> Result<Image> {
-        Ok(Image::new(Image::PRODUCT, programs::ours(&["operator", "agent", "probe"], true)?))
+        Ok(Image::new(Image::PRODUCT, programs::ours(&["operator", "agent", "probe"])?))
     }
 
     /// The image with `probe` alone, which every node has: also the one that holds a pod's namespaces.
     pub fn probe() -> Result<Image> {
-        let mut image = Image::new(Image::PROBE, programs::ours(&["probe"], false)?);
+        let mut image = Image::new(Image::PROBE, programs::ours(&["probe"])?);
         image.entrypoint = ["/bin/probe", "pause"].map(str::to_owned).to_vec();
         Ok(image)
     }

@@ -1,11 +1,43 @@
 //! kubectl, with every right, as tests use it.
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::cluster::Cluster;
-use crate::process::{feed, run};
+use crate::process::{ProcessId, checked, complete};
+
+/// The commands that run for a cluster now; `None` once it is being taken down.
+#[derive(Debug)]
+pub(crate) struct Running(Mutex<Option<Vec<ProcessId>>>);
+
+impl Running {
+    pub(crate) fn none() -> Running {
+        Running(Mutex::new(Some(Vec::new())))
+    }
+
+    /// Started and noted in one, so that [`Running::end`] misses none.
+    fn spawn(&self, command: &mut Command) -> Result<Child> {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = running.as_mut().context("the cluster is being taken down")?;
+        let child = command.spawn()?;
+        running.retain(ProcessId::is_alive);
+        running.extend(ProcessId::of(i32::try_from(child.id())?));
+        Ok(child)
+    }
+
+    /// Ends those that run, and lets no other start: a kubectl that outlives its cluster may wait for it for minutes, and make its folder
+    /// again to keep a cache in.
+    pub(crate) fn end(&self) {
+        let ended = self.0.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        ended.iter().for_each(ProcessId::kill);
+        for process in ended {
+            process.wait_gone(Duration::from_secs(10));
+        }
+    }
+}
 
 impl Cluster {
     /// A kubectl command for this cluster, still without arguments.
@@ -18,17 +50,23 @@ impl Cluster {
 
     /// Runs kubectl: what it printed, or an error that quotes it.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        run(self.kubectl_command().args(arguments))
+        self.kubectl_checked(arguments, None)
     }
 
     /// The same, with text on its standard input (`apply -f -`).
     pub fn kubectl_stdin(&self, arguments: &[&str], input: &str) -> Result<String> {
-        feed(self.kubectl_command().args(arguments), input)
+        self.kubectl_checked(arguments, Some(input))
     }
 
     /// For a command that may fail.
     pub fn kubectl_output(&self, arguments: &[&str]) -> Result<Output> {
-        self.kubectl_command().args(arguments).output().context("starting kubectl")
+        complete(self.kubectl_command().args(arguments), None, |command| self.running.spawn(command))
+    }
+
+    fn kubectl_checked(&self, arguments: &[&str], input: Option<&str>) -> Result<String> {
+        let mut command = self.kubectl_command();
+        let output = complete(command.args(arguments), input, |command| self.running.spawn(command))?;
+        checked(&command, output)
     }
 
     /// Runs a command in a pod's first container: what it printed.

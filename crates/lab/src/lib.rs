@@ -45,6 +45,7 @@ mod node;
 mod node_config;
 mod process;
 pub mod programs;
+mod signals;
 pub mod state;
 
 pub use addresses::Dual;
@@ -53,3 +54,4 @@ pub use image::Image;
 pub use netns::Namespace;
 pub use node::Node;
 pub use process::ProcessId;
+pub use signals::Signals;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use lab::Signals;
 
 /// A Kubernetes cluster on this machine, without a container engine.
 #[derive(Parser)]
@@ -54,7 +54,12 @@ async fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Command::Up { name, nodes, product } => {
             let images = if product { vec![lab::Image::product()?] } else { Vec::new() };
-            let cluster = lab::Cluster::builder(&name).nodes(nodes).images(images).keep().start().await?;
+            let mut signals = Signals::new()?;
+            let cluster = tokio::select! {
+                biased;
+                code = signals.received() => return Ok(ExitCode::from(code)),
+                started = lab::Cluster::builder(&name).nodes(nodes).images(images).keep().start() => started?,
+            };
             println!("export KUBECONFIG={}", cluster.kubeconfig().display());
             println!("export PATH={}:$PATH", cluster.kubernetes().display());
         }
@@ -72,9 +77,9 @@ async fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Ctrl-C and TERM end it as its command's end does: the cluster is taken down either way.
+/// Ctrl-C, TERM and HUP end it as its command's end does: the cluster is taken down either way.
 async fn run(name: &str, nodes: u8, command: &[String]) -> Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals::new()?;
     let work = async {
         let cluster = lab::Cluster::builder(name).nodes(nodes).start().await?;
         let (program, arguments) = command.split_first().context("no command")?;
@@ -91,8 +96,8 @@ async fn run(name: &str, nodes: u8, command: &[String]) -> Result<ExitCode> {
         Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
     };
     tokio::select! {
+        biased;
+        code = signals.received() => Ok(ExitCode::from(code)),
         done = work => done,
-        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
-        _ = terminate.recv() => Ok(ExitCode::from(143)),
     }
 }

@@ -1,6 +1,7 @@
 //! Network namespaces: made, entered, removed.
 
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -75,6 +76,8 @@ impl Namespace {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path().display())).arg("--").arg(program).stdin(Stdio::null());
+        // Ctrl-C in a terminal is for us to act upon, not for the whole cluster at once.
+        command.process_group(0);
         command
     }
 
@@ -105,8 +108,11 @@ impl Drop for Namespace {
 
 /// Removes a namespace if it is there.
 pub(crate) fn remove(name: &str) {
-    if Path::new("/run/netns").join(name).exists()
+    let file = Path::new("/run/netns").join(name);
+    if file.exists()
         && let Err(error) = run(Command::new("ip").args(["netns", "del", name]))
+        // Somebody else may have been faster: a cluster that is taken down while it starts is removed from two sides.
+        && file.exists()
     {
         eprintln!("lab: {error:#}");
     }

@@ -18,7 +18,7 @@ use crate::netns::Namespace;
 use crate::node_config;
 use crate::process::{ProcessId, Program, Tree, is_program, pids, run, until};
 use crate::programs::find_in_path;
-use crate::state::node_label;
+use crate::state::{Trees, node_label};
 
 /// A node of a running cluster.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ const PRIVATE: [&str; 5] = ["/run/netns", "/run/containerd", "/var/lib/kubelet",
 
 impl Node {
     /// Starts the tree of a node, with containerd in it.
-    pub(crate) fn create(cluster_dir: &Path, index: u8, namespace: Namespace) -> Result<Node> {
+    pub(crate) fn create(cluster_dir: &Path, index: u8, namespace: Namespace, trees: &Trees) -> Result<Node> {
         let name = node_label(index);
         let dir = cluster_dir.join(&name);
         fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
@@ -47,6 +47,7 @@ impl Node {
         fs::write(dir.join("containerd.toml"), node_config::containerd(&dir))?;
         let private: String = PRIVATE.iter().map(|folder| format!("mkdir -p {folder}; mount -t tmpfs tmpfs {folder}\n")).collect();
         let tree = Tree::start(&namespace, &private, &dir.join("tree.log"))?;
+        trees.add(tree.init())?;
         let node = Node { index, name, dir, tree, programs: Mutex::default(), group: Some(group), namespace };
         let mut containerd = node.tree.command("containerd");
         containerd.arg("--config").arg(node.dir.join("containerd.toml"));
@@ -88,8 +89,8 @@ impl Node {
         Ok(())
     }
 
-    /// Starts kubelet, and kube-proxy if wanted. The API server must answer.
-    pub(crate) fn join(&self, kubernetes: &Path, credentials: &Credentials, kube_proxy: bool) -> Result<()> {
+    /// Starts kubelet and kube-proxy. The API server must answer.
+    pub(crate) fn join(&self, kubernetes: &Path, credentials: &Credentials) -> Result<()> {
         let kubeconfig = credentials.path(&format!("{}.kubeconfig", self.name));
         let addresses = addresses::node(self.index);
         fs::write(self.dir.join("kubelet.yaml"), node_config::kubelet(&self.name, addresses, self.namespace.name(), credentials))?;
@@ -100,13 +101,10 @@ impl Node {
             .arg(format!("--hostname-override={}", self.name))
             .arg(format!("--node-ip={},{}", addresses.v4, addresses.v6));
         self.start("kubelet", &mut kubelet)?;
-        if kube_proxy {
-            let config = self.dir.join("kube-proxy.yaml");
-            fs::write(&config, node_config::kube_proxy(&self.name, &credentials.path("kube-proxy.kubeconfig")))?;
-            let mut proxy = self.tree.command(kubernetes.join("kube-proxy"));
-            self.start("kube-proxy", proxy.arg(format!("--config={}", config.display())))?;
-        }
-        Ok(())
+        let config = self.dir.join("kube-proxy.yaml");
+        fs::write(&config, node_config::kube_proxy(&self.name, &credentials.path("kube-proxy.kubeconfig")))?;
+        let mut proxy = self.tree.command(kubernetes.join("kube-proxy"));
+        self.start("kube-proxy", proxy.arg(format!("--config={}", config.display())))
     }
 
     /// The name that Kubernetes knows it by: `node1`, `node2`, …

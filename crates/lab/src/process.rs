@@ -16,29 +16,33 @@ use crate::netns::Namespace;
 
 /// Runs a command to its end; its standard output, or an error that quotes what it said.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {command:?}"))?;
+    let output = complete(command, None, |command| Ok(command.spawn()?))?;
     checked(command, output)
 }
 
 /// The same, with text on its standard input.
 pub(crate) fn feed(command: &mut Command, input: &str) -> Result<String> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("starting {command:?}"))?;
-    let mut stdin = child.stdin.take().ok_or_else(|| anyhow!("{command:?} has no standard input"))?;
-    // A command that ends early closes the pipe; what it printed says more than the broken pipe.
-    let fed = stdin.write_all(input.as_bytes());
-    drop(stdin);
-    let output = child.wait_with_output()?;
-    let text = checked(command, output)?;
-    fed.with_context(|| format!("writing to {command:?}"))?;
-    Ok(text)
+    let output = complete(command, Some(input), |command| Ok(command.spawn()?))?;
+    checked(command, output)
 }
 
-fn checked(command: &Command, output: Output) -> Result<String> {
+/// Starts a command as told and waits for its end.
+pub(crate) fn complete(command: &mut Command, input: Option<&str>, spawn: impl FnOnce(&mut Command) -> Result<Child>) -> Result<Output> {
+    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() }).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Ctrl-C in a terminal is for us to act upon: what fails because of it would look like a failure of its own.
+    command.process_group(0);
+    let mut child = spawn(command).with_context(|| format!("starting {command:?}"))?;
+    let stdin = child.stdin.take();
+    let fed = stdin.zip(input).map_or(Ok(()), |(mut stdin, input)| stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output()?;
+    // A command that ends early closes the pipe; what it printed says more than the broken pipe.
+    if output.status.success() {
+        fed.with_context(|| format!("writing to {command:?}"))?;
+    }
+    Ok(output)
+}
+
+pub(crate) fn checked(command: &Command, output: Output) -> Result<String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(text);
@@ -126,9 +130,7 @@ impl Tree {
             .args(["--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", &script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(File::create(log).with_context(|| format!("creating {}", log.display()))?)
-            // Ctrl-C in a terminal is for us to act upon, not for the whole cluster at once.
-            .process_group(0);
+            .stderr(File::create(log).with_context(|| format!("creating {}", log.display()))?);
         let mut parent = command.spawn().context("starting unshare")?;
         let pipe = parent.stdin.take();
         let stdout = parent.stdout.take().ok_or_else(|| anyhow!("unshare has no standard output"))?;

@@ -5,8 +5,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::run;
-
 /// The folder with etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy and kubectl.
 ///
 /// `tests/tools/build` finds it, or builds it, which takes minutes the first time and says so on standard error.
@@ -58,16 +56,7 @@ pub(crate) fn find_in_path(program: &str) -> Option<PathBuf> {
 }
 
 /// Programs of this workspace, found beside the program that runs now (tests run in a folder below it) and in `target/debug`.
-/// Built with cargo first when `build` says so.
-pub fn ours(names: &[&str], build: bool) -> Result<Vec<PathBuf>> {
-    if build {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(workspace()).args(["build", "--quiet"]);
-        for name in names {
-            cargo.args(["-p", name, "--bin", name]);
-        }
-        run(&mut cargo)?;
-    }
+pub fn ours(names: &[&str]) -> Result<Vec<PathBuf>> {
     let running = std::env::current_exe().context("finding the running program")?;
     let folders: Vec<PathBuf> = running.ancestors().skip(1).take(2).map(Path::to_owned).chain([workspace().join("target/debug")]).collect();
     names

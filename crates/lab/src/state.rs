@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -28,7 +29,7 @@ pub struct State {
     pub kept: bool,
     /// How many nodes it has.
     pub nodes: u8,
-    /// The first process of every tree, the control plane's first; complete once the cluster has started.
+    /// The first process of every tree that was started, the control plane's first.
     pub trees: Vec<ProcessId>,
 }
 
@@ -43,11 +44,14 @@ impl State {
         Credentials::at(&self.dir()).path("admin.kubeconfig")
     }
 
-    /// Whether its owner is alive or it may do without, and its trees run.
+    /// Whether its owner is alive or it may do without. If not, the next one to start a cluster removes it.
+    pub fn is_claimed(&self) -> bool {
+        self.kept || owner_lives(&self.dir())
+    }
+
+    /// Whether it is claimed and its trees run.
     pub fn is_alive(&self) -> bool {
-        (self.kept || owner_lives(&self.dir()))
-            && self.trees.len() == usize::from(self.nodes) + 1
-            && self.trees.iter().all(ProcessId::is_alive)
+        self.is_claimed() && self.trees.len() == usize::from(self.nodes) + 1 && self.trees.iter().all(ProcessId::is_alive)
     }
 
     /// All names of network namespaces and cgroups that it may have, those of its nodes first.
@@ -116,7 +120,7 @@ pub(crate) fn node_label(index: u8) -> String {
 /// A cluster's place on this machine, held by its owner.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    state: State,
+    trees: Trees,
     /// Locked. The kernel lets go of it when this process ends, however it ends.
     owner: File,
 }
@@ -141,34 +145,68 @@ impl Claim {
         owner.lock()?;
         let pid = i32::try_from(std::process::id())?;
         let owner_id = ProcessId::of(pid).with_context(|| format!("reading /proc/{pid}/stat"))?;
-        let claim = Claim { state: State { name: name.to_owned(), owner: owner_id, kept: false, nodes, trees: Vec::new() }, owner };
-        claim.state.write()?;
+        let state = State { name: name.to_owned(), owner: owner_id, kept: false, nodes, trees: Vec::new() };
+        let claim = Claim { trees: Trees(Arc::new(Mutex::new(Entry { state, removed: false }))), owner };
+        claim.trees.entry().state.write()?;
         Ok(claim)
     }
 
     pub(crate) fn dir(&self) -> PathBuf {
-        self.state.dir()
+        self.trees.entry().state.dir()
     }
 
-    /// Notes the trees that now run.
-    pub(crate) fn set_trees(&mut self, trees: Vec<ProcessId>) -> Result<()> {
-        self.state.trees = trees;
-        self.state.write()
+    /// Where trees are to be noted.
+    pub(crate) fn trees(&self) -> Trees {
+        self.trees.clone()
     }
 
     /// Leaves the cluster to whoever comes next.
-    pub(crate) fn keep(&mut self) -> Result<()> {
-        self.state.kept = true;
-        self.state.write()?;
+    pub(crate) fn keep(&self) -> Result<()> {
+        let mut entry = self.trees.entry();
+        entry.state.kept = true;
+        entry.state.write()?;
         self.owner.unlock().context("unlocking")
+    }
+
+    /// Ends and removes everything, unless the cluster was kept; no tree can be added any more.
+    pub(crate) fn remove(&self) {
+        let mut entry = self.trees.entry();
+        if !entry.state.kept && !entry.removed {
+            entry.removed = true;
+            entry.state.remove();
+        }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if !self.state.kept {
-            self.state.remove();
+        self.remove();
+    }
+}
+
+/// The trees of a claimed cluster. A thread that starts some may outlive the claim, when its start is cancelled.
+#[derive(Debug, Clone)]
+pub(crate) struct Trees(Arc<Mutex<Entry>>);
+
+#[derive(Debug)]
+struct Entry {
+    state: State,
+    removed: bool,
+}
+
+impl Trees {
+    fn entry(&self) -> MutexGuard<'_, Entry> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a tree as soon as it runs, so that whoever removes the cluster ends it. Fails once the cluster is gone: then so must the tree.
+    pub(crate) fn add(&self, tree: ProcessId) -> Result<()> {
+        let mut entry = self.entry();
+        if entry.removed {
+            bail!("cluster {} has been taken down", entry.state.name);
         }
+        entry.state.trees.push(tree);
+        entry.state.write()
     }
 }
 

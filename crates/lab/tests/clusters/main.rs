@@ -2,10 +2,11 @@
 //!
 //! One test at a time, whatever cargo was told: they would only slow each other down.
 
+mod belongings;
+mod owners;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
@@ -15,51 +16,9 @@ use lab::{Cluster, Image};
 use probe::{Failure, Outcome, Probe, Target};
 use tokio::sync::Mutex;
 
+use belongings::{assert_gone, belongings};
+
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
-
-/// Everything on this machine that belongs to a cluster: namespaces, cgroups, mounts, processes, files.
-fn belongings(name: &str) -> BTreeSet<String> {
-    let mark = format!("ksg-{name}-");
-    let dir = format!("/ksg-lab/{name}/");
-    let mut found = BTreeSet::new();
-    let mut note = |what: &str, path: &Path| found.insert(format!("{what} {}", path.display()));
-    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&mark) {
-            note("namespace", &entry.path());
-        }
-    }
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-        for group in fs::read_dir(hierarchy.path()).into_iter().flatten().flatten() {
-            if group.file_name().to_string_lossy().starts_with(&mark) {
-                note("cgroup", &group.path());
-            }
-        }
-    }
-    let state = lab::state::root().join(name);
-    if state.exists() {
-        note("folder", &state);
-    }
-    for line in fs::read_to_string("/proc/self/mounts").unwrap().lines().filter(|line| line.contains(&mark) || line.contains(&dir)) {
-        note("mount", Path::new(line.split(' ').nth(1).unwrap()));
-    }
-    for process in fs::read_dir("/proc").unwrap().flatten() {
-        let path = process.path();
-        if !path.join("stat").exists() || path.ends_with("self") || path.ends_with("thread-self") {
-            continue;
-        }
-        let text = |file: &str| String::from_utf8_lossy(&fs::read(path.join(file)).unwrap_or_default()).replace('\0', " ");
-        let command = text("cmdline");
-        let mine = |text: &str| text.contains(&mark) || text.contains(&dir);
-        if mine(&command) || mine(&text("cgroup")) {
-            note(&format!("process {command:?}"), &path);
-        }
-    }
-    found
-}
-
-fn assert_gone(name: &str) {
-    assert_eq!(belongings(name), BTreeSet::new());
-}
 
 const WEB: &str = r#"
 apiVersion: apps/v1
@@ -298,102 +257,6 @@ async fn two_clusters_with_the_same_addresses_run_side_by_side() {
     two.check().unwrap();
     drop(two);
     assert_gone("test-two");
-}
-
-/// `lab` in a process of its own, as its owner. Its command ends with the pipe that it reads from.
-struct Lab(Child);
-
-impl Lab {
-    fn run(name: &str, nodes: &str) -> Lab {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
-        command.args(["run", "--name", name, "--nodes", nodes, "--", "sh", "-c", "echo started; exec cat"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
-        assert_eq!(line, "started\n");
-        Lab(child)
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_owner_left_goes_at_once_or_at_the_next_start() {
-    let _alone = ONE_AT_A_TIME.lock().await;
-    let mut owner = Lab::run("test-dead", "1");
-    let state = lab::state::find("test-dead").unwrap();
-    assert!(state.is_alive() && state.trees.len() == 2);
-    owner.0.kill().unwrap();
-    owner.0.wait().unwrap();
-
-    // Processes end by themselves, because nobody holds their pipe any more.
-    let deadline = Instant::now() + Duration::from_secs(5);
-    let left = || belongings("test-dead").into_iter().filter(|line| line.starts_with("process")).collect::<Vec<_>>();
-    while !left().is_empty() {
-        assert!(Instant::now() < deadline, "{:?}", left());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert!(!state.is_alive());
-    assert!(belongings("test-dead").iter().any(|line| line.starts_with("namespace")), "there is something left to remove");
-
-    let next = Cluster::builder("test-next").nodes(0).start().await.unwrap();
-    assert_gone("test-dead");
-    drop(next);
-    assert_gone("test-next");
-}
-
-#[test]
-fn ctrl_c_takes_the_cluster_down() {
-    let _alone = ONE_AT_A_TIME.blocking_lock();
-    let mut owner = Lab::run("test-ctrl-c", "0");
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(owner.0.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-    assert_eq!(owner.0.wait().unwrap().code(), Some(130));
-    assert_gone("test-ctrl-c");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_kept_cluster_outlives_its_owner_and_can_be_attached_to() {
-    let _alone = ONE_AT_A_TIME.lock().await;
-    let lab = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_lab")).args(arguments).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let removed = Removed("test-kept");
-    let said = lab(&["up", "--name", "test-kept", "--nodes", "1"]);
-    let kubeconfig = said.lines().find_map(|line| line.strip_prefix("export KUBECONFIG=")).unwrap();
-    assert!(Path::new(kubeconfig).exists());
-    assert!(lab(&["status"]).lines().any(|line| line.starts_with("test-kept ") && line.contains("runs") && line.contains("kept")));
-
-    let cluster = lab::attach("test-kept").await.unwrap();
-    assert_eq!(cluster.node(0).name(), "node1");
-    cluster.restart_api_server().await.unwrap();
-    assert!(cluster.kubectl(&["get", "nodes"]).unwrap().contains("node1"));
-    drop(cluster);
-    // Neither somebody who goes away nor somebody who starts another one removes it.
-    drop(Cluster::builder("test-other").nodes(0).start().await.unwrap());
-    assert!(lab::state::find("test-kept").unwrap().is_alive());
-
-    lab(&["down", "--name", "test-kept"]);
-    assert_gone("test-kept");
-    drop(removed);
-}
-
-/// Removes a kept cluster also when its test fails.
-struct Removed(&'static str);
-
-impl Drop for Removed {
-    fn drop(&mut self) {
-        if lab::state::find(self.0).is_ok() {
-            let _ = lab::state::remove(self.0);
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
