@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::facts::{Facts, Message};
 use crate::metrics::Metrics;
-use crate::pace::Pace;
+use crate::pace::{Begun, Pace};
 use crate::report::Report;
 use crate::slices::Epoch;
 use crate::thread::{Gone, KernelThread};
@@ -72,12 +72,12 @@ impl Agent {
     }
 
     async fn sync(&mut self, pace: &mut Pace) -> Result<(), Gone> {
-        let changed_at = pace.begin();
+        let Begun { changed_at, recheck } = pace.begin(Instant::now());
         let begun = changed_at.unwrap_or_else(Instant::now);
         let watches = &self.watches;
         let open = |epoch: Epoch, ids: &BTreeSet<String>| watches.member_slices_of(ids, move |change| Message::Slices(epoch, change));
         let Some(plan) = self.facts.plan(open) else { return Ok(()) };
-        let outcome = self.kernel.enforce(plan, changed_at.is_none()).await?;
+        let outcome = self.kernel.enforce(plan, recheck).await?;
         pace.ended(outcome.is_ok(), Instant::now());
         let status = match outcome {
             Ok(committed) => {

@@ -19,6 +19,8 @@ pub struct Committed<T> {
     pub last_commit: Option<Time>,
     /// How many steps it took; none: it was in force already.
     pub ops: usize,
+    /// Hash of the table that was there before, where that is known.
+    pub before: Option<String>,
 }
 
 impl<T> Committed<T> {
@@ -28,11 +30,13 @@ impl<T> Committed<T> {
     }
 }
 
-/// The kernel did not take a plan. What was in force is in force still.
+/// The kernel did not take a plan, or would not say what it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// What it said, with causes: the step and the error number where it named them.
     pub message: String,
+    /// Hash of the table that is still in force; none: nobody knows what is.
+    pub stands: Option<String>,
 }
 
 impl fmt::Display for Failure {
@@ -41,19 +45,19 @@ impl fmt::Display for Failure {
     }
 }
 
-impl Failure {
-    fn of(error: &dyn Error) -> Failure {
-        Failure { message: with_causes(error) }
-    }
-}
-
 /// Owns the kernel's side.
 #[derive(Debug)]
 pub struct Enforcement<K> {
     kernel: K,
     held: Held,
+    /// Hash of the table that was last known to be in force. A refused commit leaves it there.
+    stands: Option<String>,
     last_commit: Option<Time>,
+    unreadable: u32,
 }
+
+/// A table that cannot be read is replaced after so many tries: on a node that has just booted nothing else would guard its pods.
+const READ_TRIES: u32 = 3;
 
 /// What the table holds.
 #[derive(Debug)]
@@ -69,20 +73,15 @@ enum Held {
 impl<K: Kernel> Enforcement<K> {
     /// Takes over whatever the kernel holds.
     pub fn new(kernel: K) -> Enforcement<K> {
-        Enforcement { kernel, held: Held::Unread, last_commit: None }
+        Enforcement { kernel, held: Held::Unread, stands: None, last_commit: None, unreadable: 0 }
     }
 
     /// Puts a plan in force.
     pub fn enforce(&mut self, plan: Plan, now: impl FnOnce() -> Time) -> Result<Committed<Plan>, Failure> {
         if matches!(self.held, Held::Unread) {
-            self.held = match self.kernel.load().map_err(|error| Failure::of(&error))? {
-                Some(table) => {
-                    let hash = table.hash();
-                    Held::Table(table, hash)
-                }
-                None => Held::Unknown,
-            };
+            self.held = self.take_over()?;
         }
+        let before = self.stands.clone();
         let transaction = match &self.held {
             Held::Table(table, _) => diff(table, &plan.ruleset),
             Held::Unread | Held::Unknown => Transaction::replace(&plan.ruleset),
@@ -94,24 +93,54 @@ impl<K: Kernel> Enforcement<K> {
                 if let Err(error) = self.kernel.commit(&transaction) {
                     // Also a commit whose answer was lost may have taken effect.
                     self.held = Held::Unknown;
-                    return Err(Failure::of(&error));
+                    return Err(self.failure(&error));
                 }
                 self.last_commit = Some(now());
                 let hash = plan.ruleset.hash();
                 self.held = Held::Table(plan.ruleset.clone(), hash.clone());
+                self.stands = Some(hash.clone());
                 hash
             }
         };
-        Ok(Committed { value: plan, hash, last_commit: self.last_commit.clone(), ops })
+        Ok(Committed { value: plan, hash, last_commit: self.last_commit.clone(), ops, before })
+    }
+
+    /// What an earlier run, or somebody else, has left.
+    fn take_over(&mut self) -> Result<Held, Failure> {
+        match self.kernel.load() {
+            Ok(Some(table)) => {
+                let hash = table.hash();
+                self.stands = Some(hash.clone());
+                Ok(Held::Table(table, hash))
+            }
+            Ok(None) => Ok(Held::Unknown),
+            Err(_) if self.unreadable + 1 >= READ_TRIES => Ok(Held::Unknown),
+            Err(error) => {
+                self.unreadable += 1;
+                Err(self.failure(&error))
+            }
+        }
+    }
+
+    fn failure(&self, error: &dyn Error) -> Failure {
+        Failure { message: with_causes(error), stands: self.stands.clone() }
     }
 
     /// Reads the table again: whether someone else has changed it. Then the next plan replaces it as a whole.
     pub fn recheck(&mut self) -> Result<bool, Failure> {
         let Held::Table(held, _) = &self.held else { return Ok(false) };
-        let found = self.kernel.load().map_err(|error| Failure::of(&error))?;
+        let found = match self.kernel.load() {
+            Ok(found) => found,
+            Err(error) => {
+                self.held = Held::Unread;
+                self.stands = None;
+                return Err(self.failure(&error));
+            }
+        };
         let changed = found.as_ref() != Some(held);
         if changed {
             self.held = Held::Unknown;
+            self.stands = None;
         }
         Ok(changed)
     }

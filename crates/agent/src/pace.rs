@@ -13,7 +13,7 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 /// A change may be the cure of a failure, so it waits at most this long.
 const CHANGE_WAITS: Duration = Duration::from_secs(1);
 
-/// After a sync without a change in between, the table is read again: someone else may have touched it.
+/// The table is read again this often, however much changes meanwhile: someone else may have touched it.
 pub const RECHECK: Duration = Duration::from_secs(60);
 
 /// Whether and when to sync.
@@ -21,7 +21,17 @@ pub const RECHECK: Duration = Duration::from_secs(60);
 pub struct Pace {
     changed_at: Option<Instant>,
     synced_at: Option<Instant>,
+    checked_at: Option<Instant>,
     failures: u32,
+}
+
+/// What a sync is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// When the first change came that it answers, if it answers one.
+    pub changed_at: Option<Instant>,
+    /// The table is to be read again first.
+    pub recheck: bool,
 }
 
 impl Pace {
@@ -37,13 +47,20 @@ impl Pace {
             let between = if self.failures == 0 { BETWEEN } else { retry_after(self.failures).min(CHANGE_WAITS) };
             self.synced_at.map_or(settled, |synced| settled.max(synced + between))
         });
-        let again = self.synced_at.map(|synced| synced + if self.failures > 0 { retry_after(self.failures) } else { RECHECK });
+        let again = match self.failures {
+            0 => self.checked_at.map(|checked| checked + RECHECK),
+            failures => self.synced_at.map(|synced| synced + retry_after(failures)),
+        };
         change.into_iter().chain(again).min()
     }
 
-    /// A sync begins; when the change came that it answers, if it answers one.
-    pub fn begin(&mut self) -> Option<Instant> {
-        self.changed_at.take()
+    /// A sync begins. The first one reads the table anyway.
+    pub fn begin(&mut self, now: Instant) -> Begun {
+        let recheck = self.checked_at.is_some_and(|checked| now >= checked + RECHECK);
+        if recheck || self.checked_at.is_none() {
+            self.checked_at = Some(now);
+        }
+        Begun { changed_at: self.changed_at.take(), recheck }
     }
 
     /// It has ended.

@@ -20,10 +20,20 @@ impl Report {
         Report { status }
     }
 
+    /// What was said last.
+    #[cfg(test)]
+    pub fn continued(&self) -> NodeReportStatus {
+        self.status.clone()
+    }
+
     /// A plan is in force.
     pub fn committed(&mut self, committed: &Committed<Plan>, now: &Time) -> NodeReportStatus {
         let plan = committed.value();
         let same_table = self.status.ruleset_hash == committed.hash;
+        if committed.before.as_deref() != Some(self.status.ruleset_hash.as_str()) {
+            // The table was not the one that was reported last, as after a reboot: nothing of that report was in force any more.
+            self.status.groups.clear();
+        }
         let groups = plan.groups.iter().filter_map(|group| self.in_force(plan, group)).collect();
         let ready = Wanted {
             type_: api::condition::READY,
@@ -42,13 +52,20 @@ impl Report {
         self.status.clone()
     }
 
-    /// The kernel did not take the last plan: what was in force is in force still.
+    /// The kernel did not take the last plan. What was reported is in force still if its table is known to stand; else nothing is said to be.
     pub fn failed(&mut self, failure: &Failure, now: &Time) -> NodeReportStatus {
+        let stands = failure.stands.as_deref() == Some(self.status.ruleset_hash.as_str());
+        if !stands {
+            self.status = NodeReportStatus { conditions: std::mem::take(&mut self.status.conditions), ..NodeReportStatus::default() };
+        }
         let ready = Wanted {
             type_: api::condition::READY,
             status: Status::False,
             reason: "CommitFailed".into(),
-            message: format!("the kernel did not take the last change, so the rules from before it are in force: {failure}"),
+            message: match stands {
+                true => format!("the kernel did not take the last change, so the rules from before it are in force: {failure}"),
+                false => format!("nobody knows which rules are in force: {failure}"),
+            },
         };
         self.status.conditions = merge(&self.status.conditions, vec![ready], None, now);
         self.status.clone()

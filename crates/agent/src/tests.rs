@@ -87,6 +87,7 @@ fn delete(kind: Kind, name: &str) -> Message {
 struct Flaky {
     inner: FakeKernel,
     refuse: usize,
+    unreadable: usize,
     taken: Vec<Transaction>,
 }
 
@@ -98,6 +99,10 @@ impl Kernel for Flaky {
     type Error = NoMemory;
 
     fn load(&mut self) -> Result<Option<Ruleset>, NoMemory> {
+        if self.unreadable > 0 {
+            self.unreadable -= 1;
+            return Err(NoMemory);
+        }
         Ok(self.inner.table().cloned())
     }
 

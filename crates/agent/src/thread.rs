@@ -49,13 +49,12 @@ impl KernelThread {
             }
             let mut enforcement = Enforcement::new(kernel);
             while let Some(Request { plan, recheck, reply }) = received.blocking_recv() {
-                match recheck.then(|| enforcement.recheck()) {
-                    Some(Ok(true)) => tracing::warn!("someone else has changed our table; replacing it"),
-                    Some(Err(failure)) => tracing::warn!(%failure, "cannot read our table back"),
-                    Some(Ok(false)) | None => {}
+                let checked = if recheck { enforcement.recheck() } else { Ok(false) };
+                if let Ok(true) = checked {
+                    tracing::warn!("someone else has changed our table; replacing it");
                 }
-                // Nobody listens only when the program is ending.
-                let _ = reply.send(enforcement.enforce(plan, now));
+                // What cannot be read back cannot be said to be in force. Nobody listens only when the program is ending.
+                let _ = reply.send(checked.and_then(|_| enforcement.enforce(plan, now)));
             }
         })?;
         is_open.await.map_err(|_| Gone)??;

@@ -85,10 +85,7 @@ fn members(cluster: &Cluster, resolution: &Resolution, node: &NodeName, compiled
     }
     for group in named {
         // S20: a group that does not exist has no members, whatever slices are left of it.
-        let Some(facts) = cluster.groups.get(&group) else {
-            compiled.policy.members.insert(group, BTreeSet::new());
-            continue;
-        };
+        let Some(facts) = cluster.groups.get(&group) else { continue };
         let slices = slices.get(&(group.namespace.as_str(), facts.id.as_str())).map(Vec::as_slice).unwrap_or_default();
         if !slices.iter().any(|slice| slice.head) {
             compiled.awaited.insert(group.clone());

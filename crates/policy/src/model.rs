@@ -153,7 +153,7 @@ pub struct NodePolicy {
     pub endpoints: BTreeMap<PodRef, Endpoint>,
     /// The rules of every group that an endpoint here is in.
     pub groups: BTreeMap<GroupRef, GroupRules>,
-    /// The members' addresses of every group that one of these rules names; a group that does not exist has none (S20).
+    /// The members' addresses of every group that one of these rules names and that exists; one that does not is not here (S20).
     pub members: BTreeMap<GroupRef, BTreeSet<IpAddr>>,
 }
 

@@ -160,7 +160,7 @@ fn group_chain(ruleset: &mut Ruleset, group: &GroupRef, direction: Direction, ru
 }
 
 /// The test of the far end in each family in which it can be met.
-fn peers(ruleset: &mut Ruleset, peer: &Peer, side: Side) -> Vec<(Family, Match)> {
+fn peers(ruleset: &Ruleset, peer: &Peer, side: Side) -> Vec<(Family, Match)> {
     match peer {
         Peer::Net(net) => {
             let net = net.trunc();
@@ -169,13 +169,13 @@ fn peers(ruleset: &mut Ruleset, peer: &Peer, side: Side) -> Vec<(Family, Match)>
             let anybody = net.prefix_len() == 0;
             vec![(family, if anybody { Match::Family(family) } else { Match::InNet { side, net } })]
         }
+        // A peer that does not exist has no sets, and so no rule: it matches nothing (S20), and a thousand of them cost nothing.
         Peer::Group(group) => FAMILIES
-            .map(|family| {
-                // A peer that does not exist has an empty set: it matches nothing (S20).
-                members(ruleset, group, family);
-                (family, Match::InSet { side, family, set: members_name(group, family) })
-            })
-            .into(),
+            .map(|family| (family, members_name(group, family)))
+            .into_iter()
+            .filter(|(_, set)| ruleset.sets.contains_key(set))
+            .map(|(family, set)| (family, Match::InSet { side, family, set }))
+            .collect(),
     }
 }
 

@@ -204,3 +204,56 @@ fn a_table_that_someone_else_has_changed_is_found_and_replaced() {
         assert!(!node.enforcement.recheck().unwrap());
     }
 }
+
+/// What is reported after a sync that failed.
+fn reported_after_failure(node: &mut Node) -> NodeReportStatus {
+    assert!(node.sync().expect("all lists are in").is_err());
+    node.report.continued()
+}
+
+#[test]
+fn p30_nothing_is_said_to_be_in_force_that_nobody_knows_to_be() {
+    // A refused change leaves what was there, and what was said of it.
+    let mut node = Node::with(&shop(), &[]);
+    assert_eq!(node.synced().groups.len(), 1);
+    node.enforcement.kernel().refuse = 1;
+    node.take(apply(group("web", 2, &[])));
+    node.take(apply(pod("web-2", "web", "10.0.0.4")));
+    let report = reported_after_failure(&mut node);
+    assert_eq!(report.groups.iter().map(|group| group.generation).collect::<Vec<_>>(), [1]);
+
+    // A table that somebody else took away, and a kernel that refuses it back.
+    let mut node = Node::with(&shop(), &[]);
+    node.synced();
+    node.enforcement.kernel().inner.commit(&Transaction { ops: vec![Op::DeleteTable] }).unwrap();
+    assert!(node.enforcement.recheck().unwrap());
+    node.enforcement.kernel().refuse = 1;
+    let report = reported_after_failure(&mut node);
+    assert_eq!((report.groups, report.attachments, report.ruleset_hash), (vec![], vec![], String::new()));
+    assert_eq!(node.synced().groups.len(), 1, "and said again once it is in force again");
+
+    // After a reboot the table of the last report is gone.
+    let mut node = Node::with(&shop(), &[]);
+    let earlier = node.synced();
+    let mut rebooted = Node::new();
+    rebooted.report = Report::continuing(earlier);
+    rebooted.list(&shop());
+    rebooted.enforcement.kernel().refuse = 1;
+    assert_eq!(reported_after_failure(&mut rebooted).groups, []);
+}
+
+#[test]
+fn a_table_that_cannot_be_read_is_not_said_to_be_in_force_and_is_replaced_in_the_end() {
+    let mut node = Node::new();
+    node.list(&shop());
+    node.enforcement.kernel().unreadable = 9;
+    for _ in 0..2 {
+        assert_eq!(reported_after_failure(&mut node).groups, []);
+    }
+    assert_eq!(node.synced().groups.len(), 1, "the third time it is replaced as a whole");
+
+    node.enforcement.kernel().unreadable = 1;
+    let Err(failure) = node.enforcement.recheck() else { panic!("it cannot be read back") };
+    assert_eq!(failure.stands, None);
+    assert_eq!(node.synced().groups.len(), 1, "read again, and as it should be");
+}

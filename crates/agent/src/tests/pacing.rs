@@ -6,7 +6,7 @@ use api::{AppliedGroup, NodeReportStatus, ReportedProblem};
 use tokio::time::Instant;
 
 use super::*;
-use crate::pace::{BETWEEN, Pace, RECHECK, SETTLE};
+use crate::pace::{BETWEEN, Begun, Pace, RECHECK, SETTLE};
 use crate::throttle::{COUNTS, NEWS, REFRESH, Throttle};
 
 fn status(generation: i64, endpoints: i64) -> NodeReportStatus {
@@ -40,7 +40,7 @@ fn a_problem_and_readiness_are_news_and_times_are_none() {
     assert_eq!(throttle.due(&with_problem, start), start + NEWS);
     let time = Time(Timestamp::from_second(1).unwrap());
     assert_eq!(throttle.due(&NodeReportStatus { last_commit: Some(time.clone()), ..status(1, 1) }, start), start + REFRESH);
-    let not_ready = Report::continuing(status(1, 1)).failed(&Failure { message: "x".into() }, &time);
+    let not_ready = Report::continuing(status(1, 1)).failed(&Failure { message: "x".into(), stands: Some("1-1".into()) }, &time);
     assert_eq!(throttle.due(&not_ready, start), start + NEWS);
 }
 
@@ -67,16 +67,32 @@ fn changes_that_come_together_are_synced_together() {
     pace.changed(start);
     pace.changed(start + ms(2));
     assert_eq!(pace.due(), Some(start + SETTLE), "counted from the first: a flood does not put it off");
-    assert_eq!(pace.begin(), Some(start));
+    assert_eq!(pace.begin(start + SETTLE), Begun { changed_at: Some(start), recheck: false }, "the first sync reads the table anyway");
     pace.ended(true, start + ms(5));
-    assert_eq!(pace.due(), Some(start + ms(5) + RECHECK));
+    assert_eq!(pace.due(), Some(start + SETTLE + RECHECK));
     pace.changed(start + ms(6));
     assert_eq!(pace.due(), Some(start + ms(5) + BETWEEN));
     let quiet = start + Duration::from_secs(9);
-    assert_eq!(pace.begin(), Some(start + ms(6)), "a sync that answers no change reads the table again");
-    assert_eq!(pace.begin(), None);
-    pace.changed(quiet);
-    assert_eq!(pace.due(), Some(quiet + SETTLE));
+    assert_eq!(pace.begin(quiet), Begun { changed_at: Some(start + ms(6)), recheck: false });
+    pace.ended(true, quiet);
+    pace.changed(quiet + BETWEEN);
+    assert_eq!(pace.due(), Some(quiet + BETWEEN + SETTLE));
+}
+
+#[test]
+fn p12_the_table_is_read_again_every_minute_however_much_changes() {
+    let start = Instant::now();
+    let mut pace = Pace::default();
+    let mut rechecks = Vec::new();
+    for second in (0..=180).step_by(10) {
+        let now = start + Duration::from_secs(second);
+        pace.changed(now);
+        if pace.begin(now).recheck {
+            rechecks.push(second);
+        }
+        pace.ended(true, now);
+    }
+    assert_eq!(rechecks, [60, 120, 180]);
 }
 
 #[test]
@@ -85,14 +101,14 @@ fn a_failed_sync_is_tried_again_and_a_change_waits_a_second_at_most() {
     let mut pace = Pace::default();
     let mut waits = Vec::new();
     for _ in 0..11 {
-        pace.begin();
+        pace.begin(start);
         pace.ended(false, start);
         waits.push((pace.due().unwrap() - start).as_millis());
     }
     assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000]);
     pace.changed(start);
     assert_eq!(pace.due(), Some(start + Duration::from_secs(1)), "it may be the cure");
-    pace.begin();
+    pace.begin(start);
     pace.ended(true, start);
     assert_eq!(pace.due(), Some(start + RECHECK));
 }
