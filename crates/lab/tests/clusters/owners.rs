@@ -1,11 +1,12 @@
 //! Whose a cluster is: owners that are killed or told to end, and clusters that outlive theirs.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lab::Cluster;
+use lab::{Cluster, ProcessId};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -106,6 +107,25 @@ fn told_to_end_at_any_moment_of_a_start_nothing_is_left() {
         assert_gone("test-early");
     }
     drop(removed);
+}
+
+#[test]
+fn somebody_else_may_remove_a_cluster_that_still_starts() {
+    let _alone = ONE_AT_A_TIME.blocking_lock();
+    let mut owner = Lab(lab().args(["run", "--name", "test-half", "--", "sleep", "60"]).stderr(Stdio::null()).spawn().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // Noted one by one as they start, not once all is there.
+    while lab::state::find("test-half").map_or(0, |state| state.trees.len()) < 2 {
+        assert!(Instant::now() < deadline, "the control plane and the first node are noted");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let state = lab::state::find("test-half").unwrap();
+    assert!(!fs::exists(state.dir().join("node1/kubelet.log")).unwrap(), "it still starts");
+    lab::state::remove("test-half").unwrap();
+    assert!(!state.trees.iter().any(ProcessId::is_alive));
+    // Its owner notices, and removes what it was about to make.
+    assert_eq!(owner.0.wait().unwrap().code(), Some(1));
+    assert_gone("test-half");
 }
 
 #[tokio::test(flavor = "multi_thread")]
