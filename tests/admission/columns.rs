@@ -4,15 +4,17 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use crate::server::{Server, attachment, group};
+use crate::slices::OPERATOR;
 
 pub fn shown(server: &Server) -> Result<()> {
     let make = |object| server.kubectl_object(&["create", "-f", "-"], &object)?.silent("making it");
     make(group(json!({ "description": "Web tier" })))?;
     make(attachment(json!({ "securityGroups": ["web", "common"], "podSelector": {} })))?;
-    make(json!({
+    let slice = json!({
         "apiVersion": "securitygroups.dev/v1alpha1", "kind": "MemberSlice", "addresses": ["10.244.1.5", "fd00::5"],
         "metadata": { "name": "web-7k2xq", "namespace": "shop", "labels": { api::LABEL_GROUP: "web", api::LABEL_GROUP_ID: "sg-0c1f6c1c2f0a4b7d1" } },
-    }))?;
+    });
+    server.kubectl_object(&[&["create", "-f", "-"], &OPERATOR[..]].concat(), &slice)?.silent("a slice, as the operator")?;
     make(json!({ "apiVersion": "securitygroups.dev/v1alpha1", "kind": "NodeReport", "metadata": { "name": "worker-1" }, "spec": {} }))?;
     let condition = |kind: &str, reason: &str| json!({ "type": kind, "status": "True", "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z" });
     let nodes = json!({ "desired": 3, "programmed": 3, "summary": "3/3" });

@@ -12,6 +12,7 @@ mod nulls;
 mod refused;
 mod reports;
 mod server;
+mod slices;
 mod updates;
 
 use anyhow::Result;
@@ -37,6 +38,7 @@ async fn admission() -> Result<()> {
     part("status is not the user's", updates::status_is_ignored(&server));
     part("what was stored before can still go", updates::stored_before(&server).await);
     part("agents report for their own node", reports::own_node_only(&server));
+    part("slices are the operator's", slices::by_the_operator_only(&server));
     part("columns", columns::shown(&server));
     assert!(failed.is_empty(), "\n{}", failed.join("\n\n"));
     Ok(())

@@ -69,6 +69,7 @@ struct Options {
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();
+    shutdown::end_on_panic();
     if let Err(error) = logs::start(options.log_format, &options.log) {
         eprintln!("agent: {error}");
         return ExitCode::from(2);

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 pub const NEWS: Duration = Duration::from_millis(200);
 /// Between two writes when only counts (and with them the table) have changed: of a scaling Deployment nobody waits for each step.
 pub const COUNTS: Duration = Duration::from_secs(10);
-/// A report is written again after this long although nothing is new: someone may have deleted it.
+/// A report is written again after this long although nothing is new: someone may have deleted it. After a write that failed it is written
+/// again much sooner, since a write whose answer was lost may yet arrive after a newer one.
 pub const REFRESH: Duration = Duration::from_secs(600);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(30);
@@ -21,6 +22,7 @@ pub struct Throttle {
     written: Option<(NodeReportStatus, Instant)>,
     failures: u32,
     failed_at: Option<Instant>,
+    unsure: bool,
 }
 
 impl Throttle {
@@ -30,7 +32,7 @@ impl Throttle {
             None => now,
             Some((written, at)) if is_news(written, wanted) => *at + NEWS,
             Some((written, at)) if !same(written, wanted) => *at + COUNTS,
-            Some((_, at)) => *at + REFRESH,
+            Some((_, at)) => *at + if self.unsure { COUNTS } else { REFRESH },
         };
         match self.failed_at {
             Some(failed_at) => due.max(failed_at + retry_after(self.failures)),
@@ -40,7 +42,7 @@ impl Throttle {
 
     /// It was written.
     pub fn written(&mut self, status: NodeReportStatus, now: Instant) {
-        *self = Throttle { written: Some((status, now)), failures: 0, failed_at: None };
+        *self = Throttle { written: Some((status, now)), failures: 0, failed_at: None, unsure: self.failures > 0 };
     }
 
     /// It could not be written.

@@ -54,7 +54,10 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     match cli.command.unwrap_or(Command::Run(cli.run)) {
-        Command::Run(args) => tokio::runtime::Runtime::new()?.block_on(run::run(args)),
+        Command::Run(args) => {
+            runtime::shutdown::end_on_panic();
+            tokio::runtime::Runtime::new()?.block_on(run::run(args))
+        }
         Command::Crds { out: Some(folder) } => write_crds(&folder),
         Command::Crds { out: None } => print_crds(),
     }

@@ -231,6 +231,11 @@ impl Cluster {
     }
 }
 
+/// An address as packets carry it: an IPv4-mapped one is IPv4.
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+}
+
 fn names(metadata: &ObjectMeta) -> (String, String) {
     (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
@@ -247,7 +252,7 @@ impl Object {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             node: spec.and_then(|s| s.node_name.clone()).filter(|n| !n.is_empty()).map(NodeName),
             labels: pod.metadata.labels.clone().unwrap_or_default(),
-            addresses: listed.chain(single).filter_map(|ip| ip.parse().ok()).collect(),
+            addresses: listed.chain(single).filter_map(address).collect(),
             host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
             finished: matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed")),
             created: pod.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
@@ -320,7 +325,7 @@ impl Object {
         let facts = MemberSlice {
             group_id: label(api::LABEL_GROUP_ID),
             head: label(api::LABEL_HEAD) == "true",
-            addresses: slice.spec.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+            addresses: slice.spec.addresses.iter().filter_map(|text| address(text)).collect(),
         };
         Object::MemberSlice(names(&slice.metadata), facts)
     }

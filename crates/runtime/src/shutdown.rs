@@ -18,3 +18,13 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
     });
     Ok(token)
 }
+
+/// A panic anywhere ends the program, to be started again: without the task that panicked it would go on, ready and deaf. What is in
+/// the kernel stays (S41).
+pub fn end_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::exit(101);
+    }));
+}

@@ -56,6 +56,9 @@ fn a_report_that_could_not_be_written_is_tried_again_ever_more_slowly() {
     assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]);
     throttle.written(status(1, 1), start);
     assert_eq!(throttle.due(&status(2, 1), start), start + NEWS);
+    assert_eq!(throttle.due(&status(1, 1), start), start + COUNTS, "a lost write may yet arrive: once more, to have the last word");
+    throttle.written(status(1, 1), start);
+    assert_eq!(throttle.due(&status(1, 1), start), start + REFRESH);
 }
 
 #[test]
