@@ -20,7 +20,7 @@ pub fn all_with_golden_messages(server: &Server) -> Result<()> {
         for sign in NOT_FOR_USERS {
             ensure!(!answer.err.contains(sign), "{file}: {}", answer.err);
         }
-        write!(messages, "\n--- {file}\n{}", answer.err)?;
+        write!(messages, "\n--- {file}\n{}", in_order(&answer.err))?;
     }
     server.nothing_is_stored()?;
 
@@ -34,4 +34,11 @@ pub fn all_with_golden_messages(server: &Server) -> Result<()> {
     }
     ensure!(messages == expected, "{} is about other manifests than refused/ has; UPDATE=1 writes it anew", golden.display());
     Ok(())
+}
+
+/// The server names the fields of one object in any order: here in the order of the alphabet.
+fn in_order(answer: &str) -> String {
+    let mut lines: Vec<&str> = answer.split_inclusive('\n').collect();
+    lines.chunk_by_mut(|a, b| a.starts_with("* ") && b.starts_with("* ")).for_each(<[&str]>::sort_unstable);
+    lines.concat()
 }

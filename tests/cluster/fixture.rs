@@ -27,7 +27,7 @@ apiVersion: securitygroups.dev/v1alpha1
 kind: SecurityGroup
 metadata: { name: server, namespace: t }
 spec:
-  ingress: [{ protocol: UDP, port: 7, from: [{ cidr: 203.0.113.10/32 }] }]
+  ingress: [{ protocol: UDP, port: 7, from: [{ cidr: 203.0.113.10/32 }, { cidr: "2001:db8:113::10/128" }] }]
 ---
 apiVersion: securitygroups.dev/v1alpha1
 kind: SecurityGroup

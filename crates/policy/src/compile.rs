@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use api::OnDeny;
 
 use crate::index::Cluster;
-use crate::model::{Endpoint, GroupRef, NodeName, NodePolicy, Peer};
+use crate::model::{Endpoint, GroupRef, NodeName, NodePolicy};
 use crate::problem::{AttachmentRef, Problem};
 use crate::resolve::{Membership, Resolution};
 
@@ -62,16 +62,6 @@ fn attachments_here(resolution: &Resolution, policy: &NodePolicy) -> BTreeSet<At
 
 /// The addresses of every named group: from its slices, but for the pods of this node, which the node knows first and best.
 fn members(cluster: &Cluster, resolution: &Resolution, node: &NodeName, compiled: &mut Compiled) {
-    let named: BTreeSet<GroupRef> = compiled
-        .policy
-        .groups
-        .values()
-        .flat_map(|rules| rules.ingress.iter().chain(&rules.egress))
-        .filter_map(|rule| match &rule.peer {
-            Peer::Group(group) => Some(group.clone()),
-            Peer::Net(_) => None,
-        })
-        .collect();
     let local: BTreeSet<IpAddr> = cluster
         .pods
         .values()
@@ -83,7 +73,7 @@ fn members(cluster: &Cluster, resolution: &Resolution, node: &NodeName, compiled
     for ((namespace, _), slice) in &cluster.slices {
         slices.entry((namespace, &slice.group_id)).or_default().push(slice);
     }
-    for group in named {
+    for group in compiled.policy.named() {
         // S20: a group that does not exist has no members, whatever slices are left of it.
         let Some(facts) = cluster.groups.get(&group) else { continue };
         let slices = slices.get(&(group.namespace.as_str(), facts.id.as_str())).map(Vec::as_slice).unwrap_or_default();

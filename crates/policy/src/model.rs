@@ -157,6 +157,18 @@ pub struct NodePolicy {
     pub members: BTreeMap<GroupRef, BTreeSet<IpAddr>>,
 }
 
+impl NodePolicy {
+    /// Every group that some rule names, whether it exists or not.
+    pub fn named(&self) -> BTreeSet<GroupRef> {
+        let rules = self.groups.values().flat_map(|rules| rules.ingress.iter().chain(&rules.egress));
+        let group = |rule: &Rule| match &rule.peer {
+            Peer::Group(group) => Some(group.clone()),
+            Peer::Net(_) => None,
+        };
+        rules.filter_map(group).collect()
+    }
+}
+
 /// A guarded endpoint of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {

@@ -10,6 +10,20 @@ use crate::index::SecurityGroup;
 use crate::model::{Direction, Family, GroupRef, Peer, PortRange, Rule, Traffic, Transport};
 use crate::problem::{ObjectRef, Problem};
 
+/// The traffic fields of a rule of either direction.
+macro_rules! written {
+    ($rule:expr) => {
+        Written {
+            preset: &$rule.preset,
+            protocol: &$rule.protocol,
+            port: $rule.port,
+            end_port: $rule.end_port,
+            icmp_type: $rule.icmp_type,
+            icmp_code: $rule.icmp_code,
+        }
+    };
+}
+
 /// Fills in rules, places, `on_deny` and problems from a readable spec.
 pub(crate) fn group(group: &GroupRef, spec: &SecurityGroupSpec, facts: &mut SecurityGroup) {
     facts.on_deny = spec.on_deny.unwrap_or_default();
@@ -20,19 +34,7 @@ pub(crate) fn group(group: &GroupRef, spec: &SecurityGroupSpec, facts: &mut Secu
     }
     let mut into = Reading { group, facts };
     for (i, rule) in spec.ingress.iter().flatten().enumerate() {
-        into.rule(Direction::Ingress, i, rule, |r| {
-            (
-                Written {
-                    preset: &r.preset,
-                    protocol: &r.protocol,
-                    port: r.port,
-                    end_port: r.end_port,
-                    icmp_type: r.icmp_type,
-                    icmp_code: r.icmp_code,
-                },
-                &r.from,
-            )
-        });
+        into.rule(Direction::Ingress, i, rule, |rule| (written!(rule), &rule.from));
     }
     match &spec.egress {
         // S5: left out means everything, to both families.
@@ -43,19 +45,7 @@ pub(crate) fn group(group: &GroupRef, spec: &SecurityGroupSpec, facts: &mut Secu
         }
         Some(rules) => {
             for (i, rule) in rules.iter().enumerate() {
-                into.rule(Direction::Egress, i, rule, |r| {
-                    (
-                        Written {
-                            preset: &r.preset,
-                            protocol: &r.protocol,
-                            port: r.port,
-                            end_port: r.end_port,
-                            icmp_type: r.icmp_type,
-                            icmp_code: r.icmp_code,
-                        },
-                        &r.to,
-                    )
-                });
+                into.rule(Direction::Egress, i, rule, |rule| (written!(rule), &rule.to));
             }
         }
     }

@@ -119,15 +119,7 @@ pub fn node_policy() -> impl Strategy<Value = NodePolicy> {
         // As `compile` leaves it: only groups that an endpoint is in, only members that a rule names.
         let used: Vec<GroupRef> = policy.endpoints.values().flat_map(|endpoint| endpoint.groups.iter().cloned()).collect();
         policy.groups.retain(|group, _| used.contains(group));
-        let named: Vec<GroupRef> = policy
-            .groups
-            .values()
-            .flat_map(|rules| rules.ingress.iter().chain(&rules.egress))
-            .filter_map(|rule| match &rule.peer {
-                Peer::Group(group) => Some(group.clone()),
-                Peer::Net(_) => None,
-            })
-            .collect();
+        let named = policy.named();
         policy.members.retain(|group, _| named.contains(group));
         policy
     })
