@@ -108,16 +108,16 @@ impl<K: Kernel> Enforcement<K> {
     /// What an earlier run, or somebody else, has left.
     fn take_over(&mut self) -> Result<Held, Failure> {
         match self.kernel.load() {
-            Ok(Some(table)) => {
+            Ok(found) => {
+                self.unreadable = 0;
+                let Some(table) = found else { return Ok(Held::Unknown) };
                 let hash = table.hash();
                 self.stands = Some(hash.clone());
                 Ok(Held::Table(table, hash))
             }
-            Ok(None) => Ok(Held::Unknown),
-            Err(_) if self.unreadable + 1 >= READ_TRIES => Ok(Held::Unknown),
             Err(error) => {
                 self.unreadable += 1;
-                Err(self.failure(&error))
+                if self.unreadable >= READ_TRIES { Ok(Held::Unknown) } else { Err(self.failure(&error)) }
             }
         }
     }
