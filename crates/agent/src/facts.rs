@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use policy::Cluster;
 use policy::index::{Changed, Kind};
-use policy::model::NodeName;
+use policy::model::{Exemption, NodeName};
 use runtime::watch::Change;
 
 use crate::plan::{Plan, plan};
@@ -20,21 +20,22 @@ pub enum Message {
 }
 
 /// The kinds whose first lists must be in; member slices come after them, since only they say which slices to ask for.
-const FIRST: [Kind; 4] = [Kind::Pod, Kind::SecurityGroup, Kind::Attachment, Kind::Namespace];
+pub const FIRST: [Kind; 5] = [Kind::Pod, Kind::SecurityGroup, Kind::Attachment, Kind::PrefixList, Kind::Namespace];
 
 /// All facts of this node.
 #[derive(Debug)]
 pub struct Facts<W> {
     node: NodeName,
+    exempt: BTreeSet<Exemption>,
     cluster: Cluster,
     listed: BTreeSet<Kind>,
     slices: Slices<W>,
 }
 
 impl<W> Facts<W> {
-    /// Nothing known yet.
-    pub fn new(node: NodeName) -> Facts<W> {
-        Facts { node, cluster: Cluster::default(), listed: BTreeSet::new(), slices: Slices::default() }
+    /// Nothing known yet but what the administrator exempts (S36).
+    pub fn new(node: NodeName, exempt: BTreeSet<Exemption>) -> Facts<W> {
+        Facts { node, exempt, cluster: Cluster::default(), listed: BTreeSet::new(), slices: Slices::default() }
     }
 
     /// Takes a message; whether it calls for another plan.
@@ -57,14 +58,15 @@ impl<W> Facts<W> {
     /// What should be in force now; `None` as long as a first list is missing, since a table made from half the facts would open what is
     /// closed and close what is open. Asks for the member slices that the plan names by `open`.
     pub fn plan(&mut self, mut open: impl FnMut(Epoch, &BTreeSet<String>) -> W) -> Option<Plan> {
-        if !FIRST.iter().all(|kind| self.listed.contains(kind)) {
+        let dns = self.exempt.contains(&Exemption::ClusterDns).then_some(&Kind::Dns);
+        if !FIRST.iter().chain(dns).all(|kind| self.listed.contains(kind)) {
             return None;
         }
-        let mut planned = plan(&self.cluster, &self.node);
+        let mut planned = plan(&self.cluster, &self.node, &self.exempt);
         let before = self.slices.listed();
         self.slices.want(planned.named.clone(), &mut self.cluster, &mut open);
         if !before && self.slices.listed() {
-            planned = plan(&self.cluster, &self.node);
+            planned = plan(&self.cluster, &self.node, &self.exempt);
         }
         self.slices.listed().then_some(planned)
     }

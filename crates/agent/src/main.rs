@@ -29,13 +29,14 @@ mod tests;
 mod thread;
 mod throttle;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Parser;
-use policy::model::NodeName;
+use policy::model::{Exemption, NodeName};
 use runtime::health::{Readiness, Registry};
 use runtime::watch::Watches;
 use runtime::{client, health, logs, shutdown};
@@ -58,12 +59,43 @@ struct Options {
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:9650")]
     listen: SocketAddr,
+    /// What always passes, whatever the rules say (S36): any of Node, NeighbourDiscovery, ListenerDiscovery, DHCP, Loopback, Hairpin and
+    /// ClusterDNS; an empty text for none.
+    #[arg(long, env = "EXEMPT", value_parser = exempt, default_value = "Node,NeighbourDiscovery,ListenerDiscovery,DHCP,Loopback,Hairpin")]
+    exempt: Exempt,
+    /// The Service of the cluster's DNS, which ClusterDNS exempts: NAMESPACE/NAME.
+    #[arg(long, env = "CLUSTER_DNS", default_value = "kube-system/kube-dns", value_parser = service)]
+    cluster_dns: Service,
     /// What is logged, in the syntax of RUST_LOG, which wins where it is set.
     #[arg(long, default_value = logs::DEFAULT_FILTER)]
     log: String,
     /// How it is logged: text or json.
     #[arg(long, default_value = "text")]
     log_format: logs::Format,
+}
+
+/// Exemptions from a comma-separated text.
+#[derive(Clone, Debug, PartialEq)]
+struct Exempt(BTreeSet<Exemption>);
+
+fn exempt(text: &str) -> Result<Exempt, String> {
+    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::parse).collect::<Result<_, _>>().map(Exempt)
+}
+
+/// A Service by namespace and name.
+#[derive(Clone, Debug)]
+struct Service {
+    namespace: String,
+    name: String,
+}
+
+fn service(text: &str) -> Result<Service, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(Service { namespace: namespace.into(), name: name.into() })
+        }
+        _ => Err("write NAMESPACE/NAME, as in kube-system/kube-dns".into()),
+    }
 }
 
 #[tokio::main]
@@ -103,14 +135,18 @@ async fn run(options: Options) -> anyhow::Result<()> {
         watches.pods(Some(&node), Message::Fact),
         watches.security_groups(Message::Fact),
         watches.attachments(Message::Fact),
+        watches.prefix_lists(Message::Fact),
         watches.namespaces(Message::Fact),
     ];
+    let Exempt(exempt) = options.exempt;
+    let Service { namespace, name } = &options.cluster_dns;
+    let _dns = exempt.contains(&Exemption::ClusterDns).then(|| watches.dns(namespace, name, Message::Fact));
     let reporter = Reporter::new(&client, node.clone());
     let report = Report::continuing(reporter.earlier().await);
     let (reports, wanted) = watch::channel(None);
     let reporter = tokio::spawn(reporter.run(wanted));
 
-    let (facts, watches) = (Facts::new(node), Arc::new(watches));
+    let (facts, watches) = (Facts::new(node, exempt), Arc::new(watches));
     let agent = Agent { facts, watches, messages, kernel, report, reports, readiness, metrics, synced: false };
     tokio::select! {
         ended = agent.run(shutdown) => ended?,

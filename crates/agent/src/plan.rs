@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::{AppliedAttachment, AppliedGroup, ReportedProblem};
-use policy::model::{GroupRef, GroupRules, NodeName, Peer};
+use api::{AppliedGroup, AppliedObject, Exempted, ReportedProblem};
+use policy::model::{Exemption, GroupRef, GroupRules, NodeName};
 use policy::{Cluster, Compiled, compile, resolve};
-use ruleset::{Ruleset, lower};
+use ruleset::{Ruleset, exemption_counter, lower};
 
 /// What should be in force on this node, and what can be said of it once it is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,7 +17,11 @@ pub struct Plan {
     /// Those of them that are not in force as written yet, because a group that they name has not been seen as a whole.
     pub incomplete: BTreeSet<GroupRef>,
     /// The attachments with an endpoint here.
-    pub attachments: Vec<AppliedAttachment>,
+    pub attachments: Vec<AppliedObject>,
+    /// The prefix lists that a rule here names.
+    pub prefix_lists: Vec<AppliedObject>,
+    /// What always passes here, and what does not although it could.
+    pub exemptions: Vec<Exempted>,
     /// What is not in force as written.
     pub problems: Vec<ReportedProblem>,
     /// The ids of the groups whose member slices this node needs.
@@ -26,14 +30,17 @@ pub struct Plan {
     pub endpoints: usize,
 }
 
-/// Depends on the facts alone.
-pub fn plan(cluster: &Cluster, node: &NodeName) -> Plan {
-    let compiled = compile(cluster, &resolve(cluster), node);
+/// Depends on the facts and on what the administrator exempts alone.
+pub fn plan(cluster: &Cluster, node: &NodeName, exempt: &BTreeSet<Exemption>) -> Plan {
+    let mut compiled = compile(cluster, &resolve(cluster), node);
+    compiled.policy.exempt.clone_from(exempt);
     Plan {
         ruleset: lower(&compiled.policy),
         groups: groups(cluster, &compiled),
         incomplete: incomplete(&compiled),
         attachments: attachments(cluster, &compiled),
+        prefix_lists: prefix_lists(cluster, &compiled),
+        exemptions: exemptions(exempt),
         problems: problems(&compiled),
         named: compiled.named.values().cloned().collect(),
         endpoints: compiled.policy.endpoints.len(),
@@ -61,22 +68,17 @@ fn groups(cluster: &Cluster, compiled: &Compiled) -> Vec<AppliedGroup> {
 }
 
 fn incomplete(compiled: &Compiled) -> BTreeSet<GroupRef> {
-    let names_awaited = |rules: &GroupRules| {
-        rules.ingress.iter().chain(&rules.egress).any(|rule| match &rule.peer {
-            Peer::Group(group) => compiled.awaited.contains(group),
-            Peer::Net(_) => false,
-        })
-    };
+    let names_awaited = |rules: &GroupRules| rules.groups().any(|group| compiled.awaited.contains(group));
     compiled.policy.groups.iter().filter(|(_, rules)| names_awaited(rules)).map(|(group, _)| group.clone()).collect()
 }
 
-fn attachments(cluster: &Cluster, compiled: &Compiled) -> Vec<AppliedAttachment> {
+fn attachments(cluster: &Cluster, compiled: &Compiled) -> Vec<AppliedObject> {
     compiled
         .attachments
         .iter()
         .filter_map(|attachment| {
             let facts = cluster.attachments.get(attachment)?;
-            Some(AppliedAttachment {
+            Some(AppliedObject {
                 namespace: attachment.namespace.clone(),
                 name: attachment.name.clone(),
                 uid: facts.uid.clone(),
@@ -84,6 +86,32 @@ fn attachments(cluster: &Cluster, compiled: &Compiled) -> Vec<AppliedAttachment>
             })
         })
         .collect()
+}
+
+fn prefix_lists(cluster: &Cluster, compiled: &Compiled) -> Vec<AppliedObject> {
+    compiled
+        .policy
+        .prefix_lists
+        .keys()
+        .filter_map(|list| {
+            let facts = cluster.prefix_lists.get(list)?;
+            Some(AppliedObject {
+                namespace: list.namespace.clone(),
+                name: list.name.clone(),
+                uid: facts.uid.clone(),
+                generation: facts.generation,
+            })
+        })
+        .collect()
+}
+
+fn exemptions(exempt: &BTreeSet<Exemption>) -> Vec<Exempted> {
+    let line = |exemption: Exemption| Exempted {
+        name: exemption.to_string(),
+        exempt: exempt.contains(&exemption),
+        counter: exemption_counter(exemption).into(),
+    };
+    Exemption::ALL.map(line).into()
 }
 
 fn problems(compiled: &Compiled) -> Vec<ReportedProblem> {

@@ -44,6 +44,8 @@ impl Report {
         self.status = NodeReportStatus {
             groups,
             attachments: plan.attachments.clone(),
+            prefix_lists: plan.prefix_lists.clone(),
+            exemptions: plan.exemptions.clone(),
             problems: plan.problems.clone(),
             ruleset_hash: committed.hash.clone(),
             last_commit: committed.last_commit.clone().or_else(|| self.status.last_commit.clone().filter(|_| same_table)),

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use policy::index::{Changed, Kind, Object};
-use policy::model::NodeName;
+use policy::model::{Exemption, NodeName};
 use ruleset::{FakeKernel, Kernel, Ruleset, Transaction};
 use runtime::watch::{Change, Name, Step};
 use serde_json::{Value, json};
@@ -142,7 +142,7 @@ struct Node {
 impl Node {
     fn on(kernel: Flaky) -> Node {
         Node {
-            facts: Facts::new(NodeName("n1".into())),
+            facts: Facts::new(NodeName("n1".into()), Exemption::DEFAULT.into()),
             enforcement: Enforcement::new(kernel),
             report: Report::default(),
             watched: Watched::default(),
@@ -168,7 +168,7 @@ impl Node {
     }
 
     fn list(&mut self, objects: &[Object]) {
-        for kind in [Kind::Pod, Kind::SecurityGroup, Kind::Attachment, Kind::Namespace] {
+        for kind in crate::facts::FIRST {
             let _ = self.facts.take(reset(kind, objects));
         }
     }

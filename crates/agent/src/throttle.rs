@@ -63,6 +63,8 @@ fn is_news(written: &NodeReportStatus, wanted: &NodeReportStatus) -> bool {
     };
     generations(written) != generations(wanted)
         || written.attachments != wanted.attachments
+        || written.prefix_lists != wanted.prefix_lists
+        || written.exemptions != wanted.exemptions
         || written.problems != wanted.problems
         || !same(&written.conditions, &wanted.conditions)
 }

@@ -5,13 +5,13 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use crate::{Attachment, MemberSlice, NodeReport, SecurityGroup};
+use crate::{Attachment, MemberSlice, NodeReport, PrefixList, SecurityGroup};
 
 const HEADER: &str = "# Made from crates/api by `cargo run -p operator -- crds --out deploy/crds`; change it there.\n";
 
 /// Every CustomResourceDefinition, those that users write first.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    let mut crds = vec![SecurityGroup::crd(), Attachment::crd(), MemberSlice::crd(), NodeReport::crd()];
+    let mut crds = vec![SecurityGroup::crd(), Attachment::crd(), PrefixList::crd(), MemberSlice::crd(), NodeReport::crd()];
     for version in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
         version.schema.iter_mut().filter_map(|schema| schema.open_api_v3_schema.as_mut()).for_each(drop_defaults);
     }

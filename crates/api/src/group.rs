@@ -127,7 +127,6 @@ rule!(
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = rules::one_kind_of_peer())]
-#[x_kube(validation = rules::no_prefix_list_yet())]
 pub struct Peer {
     /// What this entry is for. At most 255 characters.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
@@ -142,7 +141,7 @@ pub struct Peer {
     /// The members of another group, by their own addresses (S17).
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub security_group: Option<ObjectPeer>,
-    /// The entries of a prefix list (S21). Not supported yet.
+    /// The current entries of a prefix list (S21).
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub prefix_list: Option<ObjectPeer>,
     /// This group's own members (S18); only `true`.
@@ -228,7 +227,7 @@ pub struct SecurityGroupStatus {
     /// Nodes that have a member.
     #[serde(default)]
     pub nodes: NodeCounts,
-    /// Ready, Accepted, Programmed, StaleRules, WithinQuota.
+    /// Ready, Accepted, Programmed, StaleRules, WithinQuota; Deletable while it is being deleted.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -244,7 +243,7 @@ pub struct RuleCounts {
     /// Outbound pairs.
     #[serde(default)]
     pub egress: i64,
-    /// Pairs whose peer does not exist, and which match nothing (S20).
+    /// Pairs whose peer, a group or a prefix list, does not exist, and which match nothing (S20).
     #[serde(default)]
     pub stale: i64,
 }

@@ -16,6 +16,7 @@ mod crds;
 mod group;
 mod member_slice;
 mod node_report;
+mod prefix_list;
 mod preset;
 mod rules;
 mod selector;
@@ -30,7 +31,8 @@ pub use group::{
     SecurityGroupSpec, SecurityGroupStatus,
 };
 pub use member_slice::MemberSlice;
-pub use node_report::{AppliedAttachment, AppliedGroup, NodeReport, NodeReportSpec, NodeReportStatus, ReportedProblem};
+pub use node_report::{AppliedGroup, AppliedObject, Exempted, NodeReport, NodeReportSpec, NodeReportStatus, ReportedProblem};
+pub use prefix_list::{AddressFamily, PrefixList, PrefixListEntry, PrefixListSpec, PrefixListStatus};
 pub use preset::{Preset, PresetTraffic};
 pub use stored::{Stored, read};
 

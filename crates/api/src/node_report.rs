@@ -46,7 +46,13 @@ pub struct NodeReportStatus {
     pub groups: Vec<AppliedGroup>,
     /// Attachments with an endpoint on this node, sorted by namespace and name.
     #[serde(default)]
-    pub attachments: Vec<AppliedAttachment>,
+    pub attachments: Vec<AppliedObject>,
+    /// Prefix lists that a rule in force on this node names, sorted by namespace and name.
+    #[serde(default)]
+    pub prefix_lists: Vec<AppliedObject>,
+    /// What is always allowed on this node (S36), each with its switch.
+    #[serde(default)]
+    pub exemptions: Vec<Exempted>,
     /// What this agent could not understand or enforce.
     #[serde(default)]
     pub problems: Vec<ReportedProblem>,
@@ -78,10 +84,10 @@ pub struct AppliedGroup {
     pub endpoints: i64,
 }
 
-/// One attachment as it is in force on a node.
+/// One attachment or prefix list as it is in force on a node.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
-pub struct AppliedAttachment {
+pub struct AppliedObject {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -90,6 +96,18 @@ pub struct AppliedAttachment {
     pub uid: String,
     /// The generation in force.
     pub generation: i64,
+}
+
+/// An exemption (S36) and its switch on a node.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct Exempted {
+    /// Its name, as the agent's option `--exempt` has it.
+    pub name: String,
+    /// Whether such traffic passes whatever the rules say.
+    pub exempt: bool,
+    /// The counter in the node's table that counts it.
+    pub counter: String,
 }
 
 /// Something that is not in force as written.

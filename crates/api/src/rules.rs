@@ -151,7 +151,7 @@ pub(crate) fn icmpv6_is_for_ipv6(peers: &str) -> Rule {
 pub(crate) fn names_a_peer() -> Rule {
     fixed(
         "self.size() > 0",
-        "the list of peers is empty: add at least one entry with cidr, securityGroup or self; to allow nobody, remove the rule",
+        "the list of peers is empty: add at least one entry with cidr, securityGroup, prefixList or self; to allow nobody, remove the rule",
     )
 }
 
@@ -182,11 +182,6 @@ pub(crate) fn one_kind_of_peer() -> Rule {
             "{count} == 0 ? 'a peer is exactly one of cidr, securityGroup, prefixList and self, and here is none: add one' : 'a peer is exactly one of cidr, securityGroup, prefixList and self, and here are' + ({which}).substring(4) + ': make each an entry of its own'"
         ),
     )
-}
-
-/// S21 waits.
-pub(crate) fn no_prefix_list_yet() -> Rule {
-    at(".prefixList", fixed("!has(self.prefixList)", "prefixList is not supported yet: write its networks as cidr entries"))
 }
 
 /// `self: false` would read as "everybody but this group".
@@ -222,7 +217,7 @@ pub(crate) fn zero_prefix_is_meant() -> Rule {
 pub(crate) fn object_name_is_valid() -> Rule {
     quoting(
         format!("self.matches('{NAME}')"),
-        "self.size() == 0 ? 'name is empty: write the name of the group' : self.contains('/') ? 'name \"' + self + '\" has a slash: write the namespace in the field namespace beside name' : \
+        "self.size() == 0 ? 'name is empty: write the name of the object' : self.contains('/') ? 'name \"' + self + '\" has a slash: write the namespace in the field namespace beside name' : \
          'name \"' + self + '\" is no name that an object can have: lower-case letters, digits, \"-\" and \".\", letters and digits at both ends'",
     )
 }
@@ -239,6 +234,35 @@ pub(crate) fn namespace_is_valid() -> Rule {
 /// S34 waits.
 pub(crate) fn no_revoke_yet() -> Rule {
     fixed("self != 'Revoke'", "connections: Revoke is not supported yet: write Preserve, or remove the field")
+}
+
+// Prefix lists.
+
+/// What the list weighs in quotas is what it may grow to.
+pub(crate) fn entries_fit() -> Rule {
+    at(
+        ".entries",
+        quoting(
+            "!has(self.entries) || self.entries.size() <= self.maxEntries",
+            "'PrefixListMaxEntriesExceeded: ' + string(self.entries.size()) + ' entries and maxEntries is ' + string(self.maxEntries) + ': raise maxEntries (it is what the list weighs in the quotas of groups), or remove entries'",
+        ),
+    )
+}
+
+/// A colon tells the family: dots are legal in IPv6.
+pub(crate) fn entries_are_of_the_family() -> Rule {
+    at(
+        ".entries",
+        quoting(
+            "!has(self.entries) || self.entries.all(e, e.cidr.contains(':') == (self.addressFamily == 'IPv6'))",
+            "'addressFamily is ' + self.addressFamily + ' and entry ' + self.entries.filter(e, e.cidr.contains(':') != (self.addressFamily == 'IPv6'))[0].cidr + ' is of the other family: move it to a list of its own'",
+        ),
+    )
+}
+
+/// Rules that name the list were written for a family.
+pub(crate) fn family_stays() -> Rule {
+    fixed("self == oldSelf", "addressFamily cannot be changed: make another PrefixList for the other family")
 }
 
 // Attachments.

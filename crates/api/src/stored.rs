@@ -63,14 +63,14 @@ pub fn read<T: DeserializeOwned>(value: &Value) -> Result<T, String> {
 }
 
 /// Serde also takes a list for a struct, its fields in order, so that `spec: []` would read as a spec with everything left out.
-/// Lists are legal only where the API has lists; the elements of `ingress` and `egress` are checked one by one ([`Stored`]).
+/// Lists are legal only where the API has lists; the elements of `ingress`, `egress` and `entries` are checked one by one ([`Stored`]).
 fn by_name(value: &Value) -> Result<(), String> {
-    const RULES: [&str; 2] = ["ingress", "egress"];
+    const ONE_BY_ONE: [&str; 3] = ["ingress", "egress", "entries"];
     const LISTS: [&str; 5] = ["from", "to", "securityGroups", "matchExpressions", "values"];
     let Value::Object(fields) = value else { return Err(format!("an object is needed, not `{value}`")) };
     for (name, field) in fields {
         match field {
-            Value::Array(_) if RULES.contains(&name.as_str()) => {}
+            Value::Array(_) if ONE_BY_ONE.contains(&name.as_str()) => {}
             Value::Array(elements) if LISTS.contains(&name.as_str()) => {
                 elements.iter().filter(|element| !element.is_string()).try_for_each(by_name)?;
             }

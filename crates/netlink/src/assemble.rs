@@ -11,7 +11,7 @@ use ruleset::{Action, CtStates, Match, Rule, Side};
 
 use crate::error::Malformed;
 use crate::expression::{Comparison, Expression, Header, Verdict};
-use crate::field::{Known, TCP, address_offset, family_number, full_length, octets, state_bits};
+use crate::field::{Known, LOOPBACK, TCP, address_offset, family_number, full_length, octets, state_bits};
 use crate::object::name;
 
 /// `NFT_RULE_MAXEXPRS`
@@ -49,6 +49,8 @@ impl Assembly {
                 self.out.push(Expression::Compare(Comparison::NotEqual, vec![0; 4]));
             }
             Match::Family(family) => self.family(*family),
+            Match::FromLoopback => self.interface(Expression::LoadInput),
+            Match::ToLoopback => self.interface(Expression::LoadOutput),
             Match::L4Proto(protocol) => {
                 self.out.push(Expression::LoadProtocol);
                 self.equals(vec![*protocol]);
@@ -100,6 +102,11 @@ impl Assembly {
 
     fn equals(&mut self, value: Vec<u8>) {
         self.out.push(Expression::Compare(Comparison::Equal, value));
+    }
+
+    fn interface(&mut self, load: Expression) {
+        self.out.push(load);
+        self.equals(LOOPBACK.to_ne_bytes().to_vec());
     }
 
     fn family(&mut self, family: Family) {

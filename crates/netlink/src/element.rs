@@ -1,23 +1,37 @@
 //! Elements of sets and maps as libnftnl keeps them.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
+use std::net::IpAddr;
 use std::ptr::NonNull;
 
 use nftnl_sys as sys;
 
+use crate::field::octets;
 use crate::object::{Set, text};
 use crate::socket::Reply;
 
-/// An element: the key, and the chain to go to where it is one of a verdict map.
+/// An element: the key, and the chain to go to where it is one of a verdict map; or the end of a range of an interval set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Element {
     pub(crate) key: Vec<u8>,
     pub(crate) goto: Option<CString>,
+    /// The key is the address behind the last of a range.
+    pub(crate) end: bool,
+}
+
+/// `NFT_SET_ELEM_INTERVAL_END`
+const INTERVAL_END: u32 = 1;
+
+impl Element {
+    /// An address, or the first of a range.
+    pub(crate) fn key(address: IpAddr) -> Element {
+        Element { key: octets(address), goto: None, end: false }
+    }
 }
 
 impl Set {
     /// Adds an element to this copy of the set.
-    pub(crate) fn push(&mut self, key: &[u8], goto: Option<&CStr>) {
+    pub(crate) fn push(&mut self, Element { key, goto, end }: &Element) {
         // SAFETY: takes nothing; NULL only where there is no memory.
         let Some(element) = NonNull::new(unsafe { sys::nftnl_set_elem_alloc() }) else {
             std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u64; 16]>())
@@ -27,6 +41,10 @@ impl Set {
         // SAFETY: the element is ours; libnftnl copies the key's bytes into the 64 (NFT_DATA_VALUE_MAXLEN) that it has for it.
         unsafe {
             sys::nftnl_set_elem_set(element.as_ptr(), number(sys::NFTNL_SET_ELEM_KEY), key.as_ptr().cast(), key.len() as u32);
+        }
+        if *end {
+            // SAFETY: the element is ours; the flags are a uint32_t.
+            unsafe { sys::nftnl_set_elem_set_u32(element.as_ptr(), number(sys::NFTNL_SET_ELEM_FLAGS), INTERVAL_END) };
         }
         if let Some(chain) = goto {
             // SAFETY: the element is ours; the verdict is a uint32_t, the chain a string that libnftnl copies up to its zero.
@@ -88,8 +106,9 @@ unsafe fn element(raw: NonNull<sys::nftnl_set_elem>) -> Option<Element> {
         sys::NFTNL_SET_ELEM_OBJREF,
         sys::NFTNL_SET_ELEM_KEY_END,
     ];
-    let flagged = is_set(sys::NFTNL_SET_ELEM_FLAGS) && number(sys::NFTNL_SET_ELEM_FLAGS) != 0;
-    if flagged || foreign.into_iter().any(is_set) || !is_set(sys::NFTNL_SET_ELEM_KEY) {
+    let flags = if is_set(sys::NFTNL_SET_ELEM_FLAGS) { number(sys::NFTNL_SET_ELEM_FLAGS) } else { 0 };
+    let end = flags == INTERVAL_END;
+    if flags & !INTERVAL_END != 0 || foreign.into_iter().any(is_set) || !is_set(sys::NFTNL_SET_ELEM_KEY) {
         return None;
     }
     let mut length = 0;
@@ -101,12 +120,12 @@ unsafe fn element(raw: NonNull<sys::nftnl_set_elem>) -> Option<Element> {
     // SAFETY: nftnl_set_elem_get says that `length` bytes are there; they are copied before anything else happens to the element.
     let key = unsafe { std::slice::from_raw_parts(key.cast::<u8>(), length as usize) }.to_vec();
     if !is_set(sys::NFTNL_SET_ELEM_VERDICT) {
-        return Some(Element { key, goto: None });
+        return Some(Element { key, goto: None, end });
     }
     if number(sys::NFTNL_SET_ELEM_VERDICT) as i32 != libc::NFT_GOTO {
         return None;
     }
     // SAFETY: the element is valid (the function's contract); the chain is a string, or NULL where it is not set.
     let chain = unsafe { text(sys::nftnl_set_elem_get_str(raw.as_ptr(), sys::NFTNL_SET_ELEM_CHAIN as u16)) };
-    Some(Element { key, goto: Some(chain?) })
+    Some(Element { key, goto: Some(chain?), end })
 }

@@ -1,15 +1,16 @@
 //! The steps of a transaction as netlink messages.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::net::IpAddr;
 
 use policy::model::Family;
-use ruleset::{Base, Hook, Op, TABLE, Transaction};
+use ruleset::{Base, Hook, Op, TABLE, Transaction, next};
 
 use crate::assemble::assemble;
+use crate::element::Element;
 use crate::error::{Error, Malformed, describe};
 use crate::expression::OBJECT_COUNTER;
-use crate::field::octets;
 use crate::message::{Body, Message};
 use crate::object::{Chain, Object, Rule, Set, Table, name};
 
@@ -63,18 +64,32 @@ fn step(table: &CStr, op: &Op, push: &mut impl FnMut(i32, i32, Body)) -> Result<
             raw.set_number(Set::DATA_LENGTH, 16);
             push(libc::NFT_MSG_NEWSET, MAKE, Body::Set(raw));
         }
-        Op::DeleteSet(set) | Op::DeleteMap(set) => push(libc::NFT_MSG_DELSET, DELETE, Body::Set(named_set(table, set)?)),
+        Op::AddIntervalSet(set, family) => {
+            let mut raw = new_set(table, set, *family)?;
+            raw.set_number(Set::FLAGS, libc::NFT_SET_INTERVAL as u32);
+            push(libc::NFT_MSG_NEWSET, MAKE, Body::Set(raw));
+        }
+        Op::AddIntervals(set, ranges) => {
+            push_elements(table, set, &bounds(ranges), SET_ELEMENTS, |body| push(libc::NFT_MSG_NEWSETELEM, ADD, body))?;
+        }
+        Op::DeleteIntervals(set, ranges) => {
+            push_elements(table, set, &bounds(ranges), SET_ELEMENTS, |body| push(libc::NFT_MSG_DELSETELEM, DELETE, body))?;
+        }
+        Op::DeleteSet(set) | Op::DeleteIntervalSet(set) | Op::DeleteMap(set) => {
+            push(libc::NFT_MSG_DELSET, DELETE, Body::Set(named_set(table, set)?))
+        }
         Op::AddElements(set, elements) => {
-            let elements: Vec<_> = elements.iter().map(|key| (*key, None)).collect();
+            let elements: Vec<_> = elements.iter().map(|key| Element::key(*key)).collect();
             push_elements(table, set, &elements, SET_ELEMENTS, |body| push(libc::NFT_MSG_NEWSETELEM, ADD, body))?;
         }
         Op::AddMapElements(map, elements) => {
-            let elements: Result<Vec<_>, Malformed> = elements.iter().map(|(key, chain)| Ok((*key, Some(name(chain)?)))).collect();
+            let element = |(key, chain): (&IpAddr, &String)| Ok(Element { goto: Some(name(chain)?), ..Element::key(*key) });
+            let elements: Result<Vec<_>, Malformed> = elements.iter().map(element).collect();
             push_elements(table, map, &elements?, MAP_ELEMENTS, |body| push(libc::NFT_MSG_NEWSETELEM, ADD, body))?;
         }
         // No elements, no message: one without elements would empty the set.
         Op::DeleteElements(set, keys) | Op::DeleteMapElements(set, keys) => {
-            let keys: Vec<_> = keys.iter().map(|key| (*key, None)).collect();
+            let keys: Vec<_> = keys.iter().map(|key| Element::key(*key)).collect();
             push_elements(table, set, &keys, SET_ELEMENTS, |body| push(libc::NFT_MSG_DELSETELEM, DELETE, body))?;
         }
         Op::AddChain(chain, base) => push(libc::NFT_MSG_NEWCHAIN, MAKE, Body::Chain(new_chain(table, chain, *base)?)),
@@ -126,18 +141,16 @@ fn new_set(table: &CStr, set: &str, family: Family) -> Result<Set, Malformed> {
     Ok(raw)
 }
 
-fn push_elements(
-    table: &CStr,
-    set: &str,
-    elements: &[(IpAddr, Option<CString>)],
-    most: usize,
-    mut push: impl FnMut(Body),
-) -> Result<(), Malformed> {
+/// Ranges as the kernel takes them: the first address, and the one behind the last as an end; none behind the last of all addresses.
+fn bounds(ranges: &BTreeMap<IpAddr, IpAddr>) -> Vec<Element> {
+    let end = |last: &IpAddr| next(*last).map(|behind| Element { end: true, ..Element::key(behind) });
+    ranges.iter().flat_map(|(first, last)| std::iter::once(Element::key(*first)).chain(end(last))).collect()
+}
+
+fn push_elements(table: &CStr, set: &str, elements: &[Element], most: usize, mut push: impl FnMut(Body)) -> Result<(), Malformed> {
     for chunk in elements.chunks(most) {
         let mut raw = named_set(table, set)?;
-        for (key, goto) in chunk {
-            raw.push(&octets(*key), goto.as_deref());
-        }
+        chunk.iter().for_each(|element| raw.push(element));
         push(Body::Elements(raw));
     }
     Ok(())
@@ -160,6 +173,7 @@ pub(crate) const fn hook_number(hook: Hook) -> u32 {
     match hook {
         Hook::Input => libc::NF_INET_LOCAL_IN as u32,
         Hook::Forward => libc::NF_INET_FORWARD as u32,
+        Hook::Output => libc::NF_INET_LOCAL_OUT as u32,
     }
 }
 

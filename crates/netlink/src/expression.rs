@@ -14,6 +14,10 @@ use crate::object::text;
 pub(crate) enum Expression {
     /// `meta nfproto` into the register.
     LoadFamily,
+    /// `meta iif`, the number of the interface that the packet came over, into the register.
+    LoadInput,
+    /// `meta oif` into the register.
+    LoadOutput,
     /// `meta l4proto` into the register.
     LoadProtocol,
     /// `ct state` into the register.
@@ -76,6 +80,8 @@ impl Expression {
     pub(crate) fn to_raw(&self) -> Option<RawExpression> {
         match self {
             Expression::LoadFamily => RawExpression::meta(libc::NFT_META_NFPROTO),
+            Expression::LoadInput => RawExpression::meta(libc::NFT_META_IIF),
+            Expression::LoadOutput => RawExpression::meta(libc::NFT_META_OIF),
             Expression::LoadProtocol => RawExpression::meta(libc::NFT_META_L4PROTO),
             Expression::LoadState => RawExpression::new(
                 c"ct",
@@ -150,6 +156,8 @@ impl Expression {
                 match number(sys::NFTNL_EXPR_META_KEY)? as i32 {
                     libc::NFT_META_NFPROTO => Some(Expression::LoadFamily),
                     libc::NFT_META_L4PROTO => Some(Expression::LoadProtocol),
+                    libc::NFT_META_IIF => Some(Expression::LoadInput),
+                    libc::NFT_META_OIF => Some(Expression::LoadOutput),
                     _ => None,
                 }
             }

@@ -7,6 +7,8 @@ use ruleset::{CtStates, Side};
 
 const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
+/// The number of the loopback interface, in every network namespace (`LOOPBACK_IFINDEX`).
+pub(crate) const LOOPBACK: u32 = 1;
 const ICMPV6: u8 = 58;
 /// TCP, UDP, SCTP: source port at 0, destination port at 2.
 const WITH_PORTS: [u8; 3] = [TCP, 17, 132];

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use policy::model::Family;
-use ruleset::{Base, Hook, Ruleset, Set, VerdictMap};
+use ruleset::{Base, Hook, IntervalSet, Ruleset, Set, VerdictMap, previous};
 
 use crate::element::Element;
 use crate::encode::{hook_number, key_type, table_name};
@@ -179,7 +180,7 @@ fn read_chains(socket: &mut Socket, ruleset: &mut Ruleset) -> Result<bool, Error
 
 fn base(chain: &Chain) -> Option<Base> {
     let ours = chain.text(Chain::TYPE)?.as_c_str() == c"filter" && chain.number(Chain::POLICY) == libc::NF_ACCEPT as u32;
-    let hook = [Hook::Input, Hook::Forward].into_iter().find(|hook| hook_number(*hook) == chain.number(Chain::HOOK))?;
+    let hook = [Hook::Input, Hook::Forward, Hook::Output].into_iter().find(|hook| hook_number(*hook) == chain.number(Chain::HOOK))?;
     ours.then_some(Base { hook, priority: chain.number(Chain::PRIORITY) as i32 })
 }
 
@@ -191,13 +192,13 @@ fn read_sets(socket: &mut Socket, ruleset: &mut Ruleset) -> Result<bool, Error> 
         Item::new(set.text(object::Set::TABLE), || set_kind(&set))
     })?;
     let Some(sets) = ours_only(sets) else { return Ok(false) };
-    for (raw_name, family, is_map) in sets {
+    for (raw_name, family, kind) in sets {
         let Some(elements) = read_elements(socket, &raw_name)? else { return Ok(false) };
         let Some(name) = string(raw_name) else { return Ok(false) };
-        let fits = if is_map {
-            map_of(family, elements).map(|map| ruleset.maps.insert(name, map)).is_some()
-        } else {
-            set_of(family, elements).map(|set| ruleset.sets.insert(name, set)).is_some()
+        let fits = match kind {
+            SetKind::Hash => set_of(family, elements).map(|set| ruleset.sets.insert(name, set)).is_some(),
+            SetKind::Interval => intervals_of(family, elements).map(|set| ruleset.intervals.insert(name, set)).is_some(),
+            SetKind::Map => map_of(family, elements).map(|map| ruleset.maps.insert(name, map)).is_some(),
         };
         if !fits {
             return Ok(false);
@@ -206,8 +207,15 @@ fn read_sets(socket: &mut Socket, ruleset: &mut Ruleset) -> Result<bool, Error> 
     Ok(true)
 }
 
-/// Name, family of the keys, and whether it is a verdict map. What `nft` keeps for itself in user data does not matter to us.
-fn set_kind(set: &object::Set) -> Option<(CString, Family, bool)> {
+/// What the kernel calls a set.
+enum SetKind {
+    Hash,
+    Interval,
+    Map,
+}
+
+/// Name, family of the keys, and kind. What `nft` keeps for itself in user data does not matter to us.
+fn set_kind(set: &object::Set) -> Option<(CString, Family, SetKind)> {
     use object::Set;
     let foreign = set.is_set(Set::SIZE)
         || set.is_set(Set::CONCATENATION)
@@ -218,12 +226,13 @@ fn set_kind(set: &object::Set) -> Option<(CString, Family, bool)> {
         || set.is_set(Set::EXPRESSIONS);
     let key = (set.number(Set::KEY_TYPE), set.number(Set::KEY_LENGTH));
     let family = [Family::V4, Family::V6].into_iter().find(|family| key_type(*family) == key)?;
-    let is_map = match set.number(Set::FLAGS) {
-        0 => false,
-        flags if flags == libc::NFT_SET_MAP as u32 && set.number(Set::DATA_TYPE) == libc::NFT_DATA_VERDICT => true,
+    let kind = match set.number(Set::FLAGS) {
+        0 => SetKind::Hash,
+        flags if flags == libc::NFT_SET_INTERVAL as u32 => SetKind::Interval,
+        flags if flags == libc::NFT_SET_MAP as u32 && set.number(Set::DATA_TYPE) == libc::NFT_DATA_VERDICT => SetKind::Map,
         _ => return None,
     };
-    (!foreign).then_some((set.text(Set::NAME)?, family, is_map))
+    (!foreign).then_some((set.text(Set::NAME)?, family, kind))
 }
 
 /// None where one of them is not ours.
@@ -238,13 +247,47 @@ fn read_elements(socket: &mut Socket, set: &CString) -> Result<Option<Vec<Elemen
 
 fn set_of(family: Family, elements: Vec<Element>) -> Option<Set> {
     let elements: Option<_> =
-        elements.into_iter().map(|element| address(family, &element.key).filter(|_| element.goto.is_none())).collect();
+        elements.into_iter().map(|element| address(family, &element.key).filter(|_| element.goto.is_none() && !element.end)).collect();
     Some(Set { family, elements: elements? })
 }
 
 fn map_of(family: Family, elements: Vec<Element>) -> Option<VerdictMap> {
-    let elements: Option<_> = elements.into_iter().map(|element| Some((address(family, &element.key)?, string(element.goto?)?))).collect();
+    let entry = |element: Element| Some((address(family, &element.key)?, string(element.goto.filter(|_| !element.end)?)?));
+    let elements: Option<_> = elements.into_iter().map(entry).collect();
     Some(VerdictMap { family, elements: elements? })
+}
+
+/// Ranges from their bounds, which come in any order: beginnings and ends alternate, since no two ranges of ours touch.
+fn intervals_of(family: Family, elements: Vec<Element>) -> Option<IntervalSet> {
+    let bound = |element: Element| Some((address(family, &element.key)?, element.end)).filter(|_| element.goto.is_none());
+    let mut bounds = elements.into_iter().map(bound).collect::<Option<Vec<_>>>()?;
+    bounds.sort_unstable();
+    // `nft` puts an end before the first address, which ends nothing.
+    if bounds.first().is_some_and(|(address, end)| *end && previous(*address).is_none()) {
+        bounds.remove(0);
+    }
+    let mut ranges = BTreeMap::new();
+    let mut bounds = bounds.into_iter();
+    while let Some((first, end)) = bounds.next() {
+        let last = match bounds.next() {
+            Some((behind, true)) => previous(behind)?,
+            Some((_, false)) => return None,
+            None => last_of(family),
+        };
+        if end || last < first {
+            return None;
+        }
+        ranges.insert(first, last);
+    }
+    Some(IntervalSet { family, ranges })
+}
+
+/// The last address of all.
+const fn last_of(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::BROADCAST),
+        Family::V6 => IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)),
+    }
 }
 
 fn read_rules(socket: &mut Socket, ruleset: &mut Ruleset) -> Result<bool, Error> {

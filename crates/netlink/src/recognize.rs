@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use ruleset::{Action, Match, Rule};
 
 use crate::expression::{Comparison, Expression, Header, Verdict};
-use crate::field::{Known, TCP, address, family_of, full_length, side_at, states_of};
+use crate::field::{Known, LOOPBACK, TCP, address, family_of, full_length, side_at, states_of};
 
 /// The rule that these instructions are; none where no rule of ours is written so.
 pub(crate) fn recognize(expressions: &[Expression]) -> Option<Rule> {
@@ -32,7 +32,7 @@ pub(crate) fn recognize(expressions: &[Expression]) -> Option<Rule> {
 /// Takes one condition from the front; the same slice where there is none.
 fn condition<'a>(expressions: &'a [Expression], known: &mut Known, matches: &mut Vec<Match>) -> Option<&'a [Expression]> {
     use Comparison::{AtLeast, AtMost, Equal, NotEqual};
-    use Expression::{Compare, InSet, LoadFamily, LoadHeader, LoadProtocol, LoadState, Lookup, Mask};
+    use Expression::{Compare, InSet, LoadFamily, LoadHeader, LoadInput, LoadOutput, LoadProtocol, LoadState, Lookup, Mask};
 
     let rest = skip_dependency(expressions, known);
     let rest = match rest {
@@ -44,6 +44,14 @@ fn condition<'a>(expressions: &'a [Expression], known: &mut Known, matches: &mut
             let family = family_of(value)?;
             known.family = Some(family);
             matches.push(Match::Family(family));
+            rest
+        }
+        [LoadInput, Compare(Equal, value), rest @ ..] if value == &LOOPBACK.to_ne_bytes() => {
+            matches.push(Match::FromLoopback);
+            rest
+        }
+        [LoadOutput, Compare(Equal, value), rest @ ..] if value == &LOOPBACK.to_ne_bytes() => {
+            matches.push(Match::ToLoopback);
             rest
         }
         [LoadProtocol, Compare(Equal, value), rest @ ..] => {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use api::{AttachmentStatus, SecurityGroupStatus};
+use api::{AttachmentStatus, PrefixListStatus, SecurityGroupStatus};
 use k8s_openapi::jiff::Timestamp;
 use policy::index::MemberSlice;
-use policy::model::GroupRef;
+use policy::model::{GroupRef, PrefixListRef};
 use policy::slices::{self, SliceKey, SliceOp};
 use policy::status::{View, stamp};
 use policy::{AttachmentRef, Resolution};
@@ -22,6 +22,8 @@ pub enum Lane {
     Group(GroupRef, String),
     /// The status of an attachment, likewise.
     Attachment(AttachmentRef, String),
+    /// The status of a prefix list, likewise.
+    PrefixList(PrefixListRef, String),
 }
 
 impl Lane {
@@ -37,6 +39,7 @@ impl fmt::Display for Lane {
             Lane::Slices(group_id) => write!(f, "slices of {group_id}"),
             Lane::Group(group, _) => write!(f, "status of SecurityGroup {group}"),
             Lane::Attachment(attachment, _) => write!(f, "status of Attachment {attachment}"),
+            Lane::PrefixList(list, _) => write!(f, "status of PrefixList {list}"),
         }
     }
 }
@@ -50,6 +53,8 @@ pub enum Work {
     Group(SecurityGroupStatus),
     /// An attachment's status.
     Attachment(AttachmentStatus),
+    /// A prefix list's status.
+    PrefixList(PrefixListStatus),
 }
 
 /// What a lane's write has put there. The watch says the same sooner or later; until it does, our facts are older than our deeds.
@@ -61,6 +66,8 @@ pub enum Written {
     Group(GroupRef, String, SecurityGroupStatus),
     /// An attachment's status.
     Attachment(AttachmentRef, String, AttachmentStatus),
+    /// A prefix list's status.
+    PrefixList(PrefixListRef, String, PrefixListStatus),
 }
 
 impl Written {
@@ -75,6 +82,9 @@ impl Written {
             Written::Attachment(attachment, uid, status) => {
                 cluster.attachments.get(attachment).is_none_or(|now| now.uid != *uid)
                     || facts.attachment_statuses.get(attachment) == Some(status)
+            }
+            Written::PrefixList(list, uid, status) => {
+                cluster.prefix_lists.get(list).is_none_or(|now| now.uid != *uid) || facts.prefix_list_statuses.get(list) == Some(status)
             }
         }
     }
@@ -100,6 +110,14 @@ pub fn due(facts: &Facts, resolution: &Resolution, now: Timestamp) -> BTreeMap<L
         stamp(&mut wanted.conditions, present.map_or(&[], |status| &status.conditions), now);
         if present != Some(&wanted) {
             due.insert(Lane::Attachment(attachment.clone(), object.uid.clone()), Work::Attachment(wanted));
+        }
+    }
+    for (list, object) in &facts.cluster.prefix_lists {
+        let present = facts.prefix_list_statuses.get(list);
+        let Some(mut wanted) = view.prefix_list(list) else { continue };
+        stamp(&mut wanted.conditions, present.map_or(&[], |status| &status.conditions), now);
+        if present != Some(&wanted) {
+            due.insert(Lane::PrefixList(list.clone(), object.uid.clone()), Work::PrefixList(wanted));
         }
     }
     due

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use api::{AttachmentStatus, NodeReport, NodeReportStatus, SecurityGroupStatus};
+use api::{AttachmentStatus, NodeReport, NodeReportStatus, PrefixListStatus, SecurityGroupStatus};
 use kube::api::DynamicObject;
 use policy::index::{Changed, Key, Kind, Object};
-use policy::model::{GroupRef, NodeName};
+use policy::model::{GroupRef, NodeName, PrefixListRef};
 use policy::slices::SliceKey;
 use policy::{AttachmentRef, Cluster, Resolution, resolve};
 use runtime::watch::{Change, Name, Step};
@@ -21,6 +21,8 @@ pub enum Message {
     Group(Step<With<SecurityGroupStatus>>),
     /// Attachments and their present status.
     Attachment(Step<With<AttachmentStatus>>),
+    /// Prefix lists and their present status.
+    PrefixList(Step<With<PrefixListStatus>>),
     /// Member slices and the version of each.
     Slice(Step<With<String>>),
     /// What nodes report.
@@ -64,12 +66,13 @@ enum Source {
     Namespaces,
     Groups,
     Attachments,
+    PrefixLists,
     Slices,
     Reports,
 }
 
 impl Source {
-    const ALL: usize = 6;
+    const ALL: usize = 7;
 }
 
 /// Everything that is known.
@@ -83,6 +86,8 @@ pub struct Facts {
     pub group_statuses: BTreeMap<GroupRef, SecurityGroupStatus>,
     /// The present status of each attachment.
     pub attachment_statuses: BTreeMap<AttachmentRef, AttachmentStatus>,
+    /// The present status of each prefix list.
+    pub prefix_list_statuses: BTreeMap<PrefixListRef, PrefixListStatus>,
     /// The `resourceVersion` of each slice.
     pub slice_versions: BTreeMap<SliceKey, String>,
     listed: BTreeSet<Source>,
@@ -104,7 +109,9 @@ impl Facts {
                         Kind::Pod => Some(Source::Pods),
                         Kind::Namespace => Some(Source::Namespaces),
                         // These come with something beside them.
-                        Kind::SecurityGroup | Kind::Attachment | Kind::MemberSlice => None,
+                        Kind::SecurityGroup | Kind::Attachment | Kind::PrefixList | Kind::MemberSlice => None,
+                        // An agent's affair.
+                        Kind::Dns => None,
                     });
                 }
                 self.fact(change)
@@ -118,6 +125,11 @@ impl Facts {
                 self.note(Source::Attachments, &step);
                 let (step, statuses) = apart(step, |name| AttachmentRef { namespace: name.namespace, name: name.name });
                 either(self.fact(Change::of(Kind::Attachment, step)), statuses.apply_to(&mut self.attachment_statuses))
+            }
+            Message::PrefixList(step) => {
+                self.note(Source::PrefixLists, &step);
+                let (step, statuses) = apart(step, |name| PrefixListRef { namespace: name.namespace, name: name.name });
+                either(self.fact(Change::of(Kind::PrefixList, step)), statuses.apply_to(&mut self.prefix_list_statuses))
             }
             Message::Slice(step) => {
                 self.note(Source::Slices, &step);
@@ -164,7 +176,8 @@ impl Facts {
 /// Of a report what statuses are made from: the rest changes more often.
 fn in_force(report: NodeReport) -> (NodeName, NodeReportStatus) {
     let status = report.status.unwrap_or_default();
-    let status = NodeReportStatus { groups: status.groups, attachments: status.attachments, ..NodeReportStatus::default() };
+    let NodeReportStatus { groups, attachments, prefix_lists, .. } = status;
+    let status = NodeReportStatus { groups, attachments, prefix_lists, ..NodeReportStatus::default() };
     (NodeName(report.metadata.name.unwrap_or_default()), status)
 }
 

@@ -95,7 +95,7 @@ impl FakeApi {
         }
     }
 
-    /// The six first lists.
+    /// The first lists.
     pub fn lists(&self) -> Vec<Message> {
         fn list<T>(objects: &[Value], read: impl Fn(&Value) -> T) -> Step<T> {
             Step::Reset(objects.iter().map(read).collect())
@@ -108,6 +108,7 @@ impl FakeApi {
             Message::Fact(Change::of(Kind::Namespace, Step::Reset(Vec::new()))),
             Message::Group(list(&of("securitygroups"), group)),
             Message::Attachment(list(&of("attachments"), attachment)),
+            Message::PrefixList(list(&of("prefixlists"), prefix_list)),
             Message::Slice(list(&of("memberslices"), slice)),
             Message::Report(list(&of("nodereports"), read)),
         ]
@@ -313,6 +314,7 @@ fn message(plural: &str, object: &Value, deleted: bool) -> Message {
         "pods" => Message::Fact(Change::of(Kind::Pod, step(object, deleted, pod))),
         "securitygroups" => Message::Group(step(object, deleted, group)),
         "attachments" => Message::Attachment(step(object, deleted, attachment)),
+        "prefixlists" => Message::PrefixList(step(object, deleted, prefix_list)),
         "memberslices" => Message::Slice(step(object, deleted, slice)),
         "nodereports" => Message::Report(step(object, deleted, read)),
         other => panic!("no {other} here"),
@@ -339,6 +341,11 @@ fn group(object: &Value) -> With<api::SecurityGroupStatus> {
 fn attachment(object: &Value) -> With<api::AttachmentStatus> {
     let object: DynamicObject = read(object);
     With::status(&object, runtime::watch::attachment(&object))
+}
+
+fn prefix_list(object: &Value) -> With<api::PrefixListStatus> {
+    let object: DynamicObject = read(object);
+    With::status(&object, runtime::watch::prefix_list(&object))
 }
 
 fn slice(object: &Value) -> With<String> {

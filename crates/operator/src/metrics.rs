@@ -62,6 +62,7 @@ impl Metrics {
             ("Namespace", cluster.namespaces.len()),
             ("SecurityGroup", cluster.groups.len()),
             ("Attachment", cluster.attachments.len()),
+            ("PrefixList", cluster.prefix_lists.len()),
             ("MemberSlice", cluster.slices.len()),
             ("NodeReport", facts.reports.len()),
         ];
@@ -76,6 +77,7 @@ impl Metrics {
             Lane::Slices(_) => "slices",
             Lane::Group(..) => "group_status",
             Lane::Attachment(..) => "attachment_status",
+            Lane::PrefixList(..) => "prefix_list_status",
         };
         let result = match ending {
             Ending::Done => "done",

@@ -88,15 +88,17 @@ fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "operator".to_string(), |name| name.trim().to_string())
 }
 
-fn open(watches: &Watches<Message>) -> [Watch; 6] {
+fn open(watches: &Watches<Message>) -> [Watch; 7] {
     let group = |object: DynamicObject| Ok(With::status(&object, watch::security_group(&object)));
     let attachment = |object: DynamicObject| Ok(With::status(&object, watch::attachment(&object)));
+    let list = |object: DynamicObject| Ok(With::status(&object, watch::prefix_list(&object)));
     let slice = |object: DynamicObject| watch::typed(object).map(|slice| With::version(&slice));
     [
         watches.pods(None, Message::Fact),
         watches.namespaces(Message::Fact),
         watches.open("securitygroups", watches.stored::<api::SecurityGroup>(), Config::default(), group, Message::Group),
         watches.open("attachments", watches.stored::<api::Attachment>(), Config::default(), attachment, Message::Attachment),
+        watches.open("prefixlists", watches.stored::<api::PrefixList>(), Config::default(), list, Message::PrefixList),
         watches.open("memberslices", watches.stored::<api::MemberSlice>(), Config::default(), slice, Message::Slice),
         watches.typed(Message::Report),
     ]

@@ -1,6 +1,6 @@
 //! The writes themselves.
 
-use api::{Attachment, MemberSlice, SecurityGroup};
+use api::{Attachment, MemberSlice, PrefixList, SecurityGroup};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource};
@@ -58,8 +58,14 @@ pub async fn write(client: Client, leads: watch::Receiver<bool>, lane: Lane, wor
                 .await
                 .map(|stored| written.push(Written::Attachment(attachment.clone(), uid.clone(), stored.status.unwrap_or_default())))
         }
+        (Lane::PrefixList(list, uid), Work::PrefixList(status)) => {
+            let api = Api::<PrefixList>::namespaced(client, &list.namespace);
+            patch::status(&api, MANAGER, &list.name, Some(uid), &status)
+                .await
+                .map(|stored| written.push(Written::PrefixList(list.clone(), uid.clone(), stored.status.unwrap_or_default())))
+        }
         // `due` never makes such a pair; there is nothing to do in it.
-        (Lane::Slices(_) | Lane::Group(..) | Lane::Attachment(..), _) => Ok(()),
+        (Lane::Slices(_) | Lane::Group(..) | Lane::Attachment(..) | Lane::PrefixList(..), _) => Ok(()),
     }
     .err();
     Ended { lane, written, error }

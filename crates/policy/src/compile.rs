@@ -7,7 +7,7 @@ use api::OnDeny;
 
 use crate::index::Cluster;
 use crate::model::{Endpoint, GroupRef, NodeName, NodePolicy};
-use crate::problem::{AttachmentRef, Problem};
+use crate::problem::{AttachmentRef, ObjectRef, Problem};
 use crate::resolve::{Membership, Resolution};
 
 /// A node's policy and what can be said of it.
@@ -26,7 +26,8 @@ pub struct Compiled {
     pub problems: Vec<Problem>,
 }
 
-/// From memberships to the policy of one node: its own endpoints, the rules of their groups, the members these rules name.
+/// From memberships to the policy of one node: its own endpoints, the rules of their groups, the members and networks these rules name.
+/// What is exempt (S36) is as it is by default; no object of the cluster says otherwise.
 pub fn compile(cluster: &Cluster, resolution: &Resolution, node: &NodeName) -> Compiled {
     let mut compiled = Compiled::default();
     for (pod, membership) in resolution.endpoints.iter().filter(|(_, m)| m.node.as_ref() == Some(node)) {
@@ -39,6 +40,8 @@ pub fn compile(cluster: &Cluster, resolution: &Resolution, node: &NodeName) -> C
     }
     compiled.attachments = attachments_here(resolution, &compiled.policy);
     members(cluster, resolution, node, &mut compiled);
+    prefix_lists(cluster, &mut compiled);
+    compiled.policy.cluster_dns = cluster.dns.values().flatten().copied().collect();
     compiled.problems = problems(cluster, resolution, &compiled);
     compiled
 }
@@ -88,14 +91,24 @@ fn members(cluster: &Cluster, resolution: &Resolution, node: &NodeName, compiled
     }
 }
 
-/// Problems of the groups and attachments that have an endpoint here.
+/// The entries of every named list that exists (S20, S21).
+fn prefix_lists(cluster: &Cluster, compiled: &mut Compiled) {
+    for list in compiled.policy.named_lists() {
+        if let Some(facts) = cluster.prefix_lists.get(&list) {
+            compiled.policy.prefix_lists.insert(list, facts.entries.clone());
+        }
+    }
+}
+
+/// Problems of the groups and attachments that have an endpoint here, and of the prefix lists that these groups name.
 fn problems(cluster: &Cluster, resolution: &Resolution, compiled: &Compiled) -> Vec<Problem> {
     let groups = compiled.policy.groups.keys().filter_map(|group| cluster.groups.get(group)).flat_map(|facts| &facts.problems);
     let attachments = compiled.attachments.iter().filter_map(|a| cluster.attachments.get(a)).flat_map(|facts| &facts.problems);
+    let lists = compiled.policy.prefix_lists.keys().filter_map(|list| cluster.prefix_lists.get(list)).flat_map(|facts| &facts.problems);
     let missing = resolution.problems.iter().filter(|problem| match &problem.object {
-        crate::problem::ObjectRef::Attachment(attachment) => compiled.attachments.contains(attachment),
-        crate::problem::ObjectRef::Namespace(name) => compiled.policy.endpoints.keys().any(|pod| pod.namespace == *name),
-        crate::problem::ObjectRef::SecurityGroup(_) => false,
+        ObjectRef::Attachment(attachment) => compiled.attachments.contains(attachment),
+        ObjectRef::Namespace(name) => compiled.policy.endpoints.keys().any(|pod| pod.namespace == *name),
+        ObjectRef::SecurityGroup(_) | ObjectRef::PrefixList(_) => false,
     });
-    groups.chain(attachments).chain(missing).cloned().collect()
+    groups.chain(attachments).chain(lists).chain(missing).cloned().collect()
 }

@@ -6,16 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use api::{AttachmentSpec, OnDeny, SecurityGroupSpec};
+use api::{AttachmentSpec, OnDeny, PrefixListSpec, SecurityGroupSpec};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod as K8sPod;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::core::{Selector, SelectorExt};
 use serde_json::Value;
 
 use crate::id;
-use crate::model::{GroupRef, GroupRules, NodeName, PodRef};
+use crate::model::{GroupRef, GroupRules, NodeName, PodRef, PrefixListRef};
 use crate::parse;
-use crate::problem::{AttachmentRef, ObjectRef, Problem};
+use crate::problem::{AttachmentRef, NOT_UNDERSTOOD, ObjectRef, Problem};
 
 /// All facts that a program knows.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,8 +28,12 @@ pub struct Cluster {
     pub groups: BTreeMap<GroupRef, SecurityGroup>,
     /// Attachments.
     pub attachments: BTreeMap<AttachmentRef, Attachment>,
+    /// Prefix lists.
+    pub prefix_lists: BTreeMap<PrefixListRef, PrefixList>,
     /// Namespaces that say something: a default group, or their own end.
     pub namespaces: BTreeMap<String, Namespace>,
+    /// Where cluster DNS answers, by namespace and name of the EndpointSlice; known only where it is exempt (S36).
+    pub dns: BTreeMap<(String, String), BTreeSet<IpAddr>>,
     /// Member slices by namespace and name.
     pub slices: BTreeMap<(String, String), MemberSlice>,
 }
@@ -66,6 +72,23 @@ pub struct SecurityGroup {
     pub places: BTreeMap<String, String>,
     /// How denied packets are answered.
     pub on_deny: OnDeny,
+    /// What of it is not in force as written.
+    pub problems: Vec<Problem>,
+    /// Marked for deletion: still in force.
+    pub deleting: bool,
+}
+
+/// A prefix list as read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PrefixList {
+    /// Its UID.
+    pub uid: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Its entries, host bits cleared, each once.
+    pub entries: BTreeSet<IpNet>,
+    /// What it weighs in a group's quota (S24).
+    pub max_entries: usize,
     /// What of it is not in force as written.
     pub problems: Vec<Problem>,
     /// Marked for deletion: still in force.
@@ -125,10 +148,14 @@ pub enum Object {
     SecurityGroup(GroupRef, SecurityGroup),
     /// An attachment.
     Attachment(AttachmentRef, Attachment),
+    /// A prefix list.
+    PrefixList(PrefixListRef, PrefixList),
     /// A namespace.
     Namespace(String, Namespace),
     /// A member slice, by namespace and name.
     MemberSlice((String, String), MemberSlice),
+    /// Addresses of cluster DNS, by namespace and name of the EndpointSlice.
+    Dns((String, String), BTreeSet<IpAddr>),
 }
 
 /// The kinds of facts.
@@ -140,10 +167,14 @@ pub enum Kind {
     SecurityGroup,
     /// Attachments.
     Attachment,
+    /// Prefix lists.
+    PrefixList,
     /// Namespaces.
     Namespace,
     /// Member slices.
     MemberSlice,
+    /// Addresses of cluster DNS.
+    Dns,
 }
 
 /// The name of a fact.
@@ -155,10 +186,14 @@ pub enum Key {
     SecurityGroup(GroupRef),
     /// An attachment.
     Attachment(AttachmentRef),
+    /// A prefix list.
+    PrefixList(PrefixListRef),
     /// A namespace.
     Namespace(String),
     /// A member slice, by namespace and name.
     MemberSlice((String, String)),
+    /// Addresses of cluster DNS, by namespace and name of the EndpointSlice.
+    Dns((String, String)),
 }
 
 /// Whether the facts differ from before.
@@ -198,8 +233,10 @@ impl Cluster {
             Object::Pod(key, value) => insert(&mut self.pods, key, value),
             Object::SecurityGroup(key, value) => insert(&mut self.groups, key, value),
             Object::Attachment(key, value) => insert(&mut self.attachments, key, value),
+            Object::PrefixList(key, value) => insert(&mut self.prefix_lists, key, value),
             Object::Namespace(key, value) => insert(&mut self.namespaces, key, value),
             Object::MemberSlice(key, value) => insert(&mut self.slices, key, value),
+            Object::Dns(key, value) => insert(&mut self.dns, key, value),
         }
     }
 
@@ -209,8 +246,10 @@ impl Cluster {
             Key::Pod(key) => self.pods.remove(key).is_some(),
             Key::SecurityGroup(key) => self.groups.remove(key).is_some(),
             Key::Attachment(key) => self.attachments.remove(key).is_some(),
+            Key::PrefixList(key) => self.prefix_lists.remove(key).is_some(),
             Key::Namespace(key) => self.namespaces.remove(key).is_some(),
             Key::MemberSlice(key) => self.slices.remove(key).is_some(),
+            Key::Dns(key) => self.dns.remove(key).is_some(),
         }
         .into()
     }
@@ -225,8 +264,10 @@ impl Cluster {
             Kind::Pod => replace(&mut self.pods, listed.pods),
             Kind::SecurityGroup => replace(&mut self.groups, listed.groups),
             Kind::Attachment => replace(&mut self.attachments, listed.attachments),
+            Kind::PrefixList => replace(&mut self.prefix_lists, listed.prefix_lists),
             Kind::Namespace => replace(&mut self.namespaces, listed.namespaces),
             Kind::MemberSlice => replace(&mut self.slices, listed.slices),
+            Kind::Dns => replace(&mut self.dns, listed.dns),
         }
     }
 }
@@ -285,7 +326,7 @@ impl Object {
             Ok(spec) => parse::group(&group, &spec, &mut facts),
             Err(error) => facts.problems.push(Problem::whole(
                 ObjectRef::SecurityGroup(group.clone()),
-                "NotUnderstood",
+                NOT_UNDERSTOOD,
                 format!("this version cannot read the spec ({error}); the group allows nothing until it can"),
             )),
         }
@@ -305,7 +346,7 @@ impl Object {
             }
             Err(error) => {
                 let message = format!("this version cannot read the spec ({error}); every pod of the namespace is guarded until it can");
-                problems.push(Problem::whole(object.clone(), "NotUnderstood", message));
+                problems.push(Problem::whole(object.clone(), NOT_UNDERSTOOD, message));
                 (BTreeSet::new(), Target::Unknown)
             }
         };
@@ -317,6 +358,33 @@ impl Object {
             problems,
         };
         Object::Attachment(attachment, facts)
+    }
+
+    /// A prefix list's facts, from its metadata and its stored `spec`.
+    pub fn prefix_list(metadata: &ObjectMeta, spec: &Value) -> Object {
+        let (namespace, name) = names(metadata);
+        let list = PrefixListRef { namespace, name };
+        let mut facts = PrefixList {
+            uid: metadata.uid.clone().unwrap_or_default(),
+            generation: metadata.generation.unwrap_or_default(),
+            deleting: metadata.deletion_timestamp.is_some(),
+            ..PrefixList::default()
+        };
+        match api::read::<PrefixListSpec>(spec) {
+            Ok(spec) => parse::prefix_list(&list, &spec, &mut facts),
+            Err(error) => facts.problems.push(Problem::whole(
+                ObjectRef::PrefixList(list.clone()),
+                NOT_UNDERSTOOD,
+                format!("this version cannot read the spec ({error}); the list matches nothing until it can"),
+            )),
+        }
+        Object::PrefixList(list, facts)
+    }
+
+    /// The addresses that an EndpointSlice of the cluster's DNS lists, ready or not: a server that starts is asked as soon as it is ready.
+    pub fn dns(slice: &EndpointSlice) -> Object {
+        let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+        Object::Dns(names(&slice.metadata), addresses.filter_map(|text| address(text)).collect())
     }
 
     /// A member slice's facts.
@@ -344,7 +412,7 @@ fn target(object: &ObjectRef, pods: Option<LabelSelector>, nodes: bool, problems
         Ok(selector) => Target::Pods(selector),
         Err(why) => {
             let message = format!("{why}; every pod of the namespace is guarded until the selector can be understood");
-            problems.push(Problem::whole(object.clone(), "NotUnderstood", message));
+            problems.push(Problem::whole(object.clone(), NOT_UNDERSTOOD, message));
             Target::Unknown
         }
     }

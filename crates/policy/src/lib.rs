@@ -23,7 +23,7 @@ mod verdict;
 
 pub use compile::{Compiled, compile};
 pub use index::Cluster;
-pub use parse::DUPLICATE;
+pub use parse::{DUPLICATE, DUPLICATE_ENTRIES};
 pub use problem::{AttachmentRef, ObjectRef, Problem};
 pub use resolve::{Membership, Resolution, resolve};
 pub use verdict::verdict;

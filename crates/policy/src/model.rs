@@ -25,6 +25,15 @@ pub struct PodRef {
     pub name: String,
 }
 
+/// A PrefixList by namespace and name. Written `shop/offices`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PrefixListRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
 /// A node's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeName(pub String);
@@ -36,6 +45,12 @@ impl fmt::Display for GroupRef {
 }
 
 impl fmt::Display for PodRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Display for PrefixListRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
@@ -133,6 +148,8 @@ pub enum Peer {
     Net(IpNet),
     /// Members of a group (S17).
     Group(GroupRef),
+    /// Addresses in the current entries of a prefix list (S21).
+    PrefixList(PrefixListRef),
 }
 
 /// One (rule, peer) pair, S10.
@@ -147,7 +164,7 @@ pub struct Rule {
 }
 
 /// What a node has to enforce: the output of `compile`, the input of `verdict` and of `lower`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodePolicy {
     /// The guarded endpoints of this node. No two have an address in common.
     pub endpoints: BTreeMap<PodRef, Endpoint>,
@@ -155,17 +172,77 @@ pub struct NodePolicy {
     pub groups: BTreeMap<GroupRef, GroupRules>,
     /// The members' addresses of every group that one of these rules names and that exists; one that does not is not here (S20).
     pub members: BTreeMap<GroupRef, BTreeSet<IpAddr>>,
+    /// The entries of every prefix list that one of these rules names and that exists, host bits cleared; one that does not is not here.
+    pub prefix_lists: BTreeMap<PrefixListRef, BTreeSet<IpNet>>,
+    /// What always passes here.
+    pub exempt: BTreeSet<Exemption>,
+    /// The addresses at which cluster DNS answers; looked at only with [`Exemption::ClusterDns`].
+    pub cluster_dns: BTreeSet<IpAddr>,
+}
+
+impl Default for NodePolicy {
+    fn default() -> Self {
+        NodePolicy {
+            endpoints: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            members: BTreeMap::new(),
+            prefix_lists: BTreeMap::new(),
+            exempt: Exemption::DEFAULT.into(),
+            cluster_dns: BTreeSet::new(),
+        }
+    }
+}
+
+/// What always passes, before anything else (S36); each can be switched off by the administrator, and each has a counter of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Exemption {
+    /// From a node to pods on that same node: kubelet's probes.
+    Node,
+    /// IPv6 router and neighbour solicitation and advertisement (ICMPv6 133 to 136), not redirects.
+    NeighbourDiscovery,
+    /// IPv6 multicast listener discovery (ICMPv6 130 to 132 and 143).
+    ListenerDiscovery,
+    /// UDP 68 to 67, 546 to 547, and back.
+    Dhcp,
+    /// What a node sends to itself.
+    Loopback,
+    /// A pod to itself through a Service.
+    Hairpin,
+    /// DNS questions (UDP and TCP 53) to the cluster's DNS. Ordinary traffic unless switched on.
+    ClusterDns,
+}
+
+impl Exemption {
+    /// All of them.
+    pub const ALL: [Exemption; 7] = [
+        Exemption::Node,
+        Exemption::NeighbourDiscovery,
+        Exemption::ListenerDiscovery,
+        Exemption::Dhcp,
+        Exemption::Loopback,
+        Exemption::Hairpin,
+        Exemption::ClusterDns,
+    ];
+    /// Those that are on unless the administrator says otherwise.
+    pub const DEFAULT: [Exemption; 6] = [
+        Exemption::Node,
+        Exemption::NeighbourDiscovery,
+        Exemption::ListenerDiscovery,
+        Exemption::Dhcp,
+        Exemption::Loopback,
+        Exemption::Hairpin,
+    ];
 }
 
 impl NodePolicy {
     /// Every group that some rule names, whether it exists or not.
     pub fn named(&self) -> BTreeSet<GroupRef> {
-        let rules = self.groups.values().flat_map(|rules| rules.ingress.iter().chain(&rules.egress));
-        let group = |rule: &Rule| match &rule.peer {
-            Peer::Group(group) => Some(group.clone()),
-            Peer::Net(_) => None,
-        };
-        rules.filter_map(group).collect()
+        self.groups.values().flat_map(GroupRules::groups).cloned().collect()
+    }
+
+    /// Every prefix list that some rule names, whether it exists or not.
+    pub fn named_lists(&self) -> BTreeSet<PrefixListRef> {
+        self.groups.values().flat_map(GroupRules::prefix_lists).cloned().collect()
     }
 }
 
@@ -187,6 +264,29 @@ pub struct GroupRules {
     pub ingress: BTreeSet<Rule>,
     /// What may go out.
     pub egress: BTreeSet<Rule>,
+}
+
+impl GroupRules {
+    /// All rules, those of ingress first.
+    pub fn all(&self) -> impl Iterator<Item = &Rule> {
+        self.ingress.iter().chain(&self.egress)
+    }
+
+    /// The groups that they name, once for each rule.
+    pub fn groups(&self) -> impl Iterator<Item = &GroupRef> {
+        self.all().filter_map(|rule| match &rule.peer {
+            Peer::Group(group) => Some(group),
+            Peer::Net(_) | Peer::PrefixList(_) => None,
+        })
+    }
+
+    /// The prefix lists that they name, once for each rule.
+    pub fn prefix_lists(&self) -> impl Iterator<Item = &PrefixListRef> {
+        self.all().filter_map(|rule| match &rule.peer {
+            Peer::PrefixList(list) => Some(list),
+            Peer::Net(_) | Peer::Group(_) => None,
+        })
+    }
 }
 
 /// A packet as one node sees it, the input of `verdict` and of the packet trace.
@@ -247,8 +347,10 @@ pub enum Path {
     Forward,
     /// To the node itself, from a pod of this node or from elsewhere (S30).
     Input,
-    /// From the node itself (S36: to its own pods always allowed).
+    /// From the node itself.
     Output,
+    /// From the node to itself.
+    Loopback,
 }
 
 /// What becomes of a packet on a node.

@@ -1,14 +1,18 @@
 //! From what is written to canonical rules (S10–S16, S22). Whatever cannot be understood allows nothing (S38).
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use api::{Connections, ObjectPeer, Peer as WrittenPeer, Preset, PresetTraffic, ProtocolField, SecurityGroupSpec, Stored};
+use api::{
+    AddressFamily, Connections, ObjectPeer, Peer as WrittenPeer, PrefixListSpec, Preset, PresetTraffic, ProtocolField, SecurityGroupSpec,
+    Stored,
+};
 use ipnet::IpNet;
 
 use crate::id;
-use crate::index::SecurityGroup;
-use crate::model::{Direction, Family, GroupRef, Peer, PortRange, Rule, Traffic, Transport};
-use crate::problem::{ObjectRef, Problem};
+use crate::index::{PrefixList, SecurityGroup};
+use crate::model::{Direction, Family, GroupRef, Peer, PortRange, PrefixListRef, Rule, Traffic, Transport};
+use crate::problem::{NOT_UNDERSTOOD, ObjectRef, Problem};
 
 /// The traffic fields of a rule of either direction.
 macro_rules! written {
@@ -47,6 +51,44 @@ pub(crate) fn group(group: &GroupRef, spec: &SecurityGroupSpec, facts: &mut Secu
             for (i, rule) in rules.iter().enumerate() {
                 into.rule(Direction::Egress, i, rule, |rule| (written!(rule), &rule.to));
             }
+        }
+    }
+}
+
+/// Fills in entries, weight and problems from a readable spec.
+pub(crate) fn prefix_list(list: &PrefixListRef, spec: &PrefixListSpec, facts: &mut PrefixList) {
+    let object = || ObjectRef::PrefixList(list.clone());
+    let family = match spec.address_family {
+        AddressFamily::IPv4 => Family::V4,
+        AddressFamily::IPv6 => Family::V6,
+    };
+    facts.max_entries = usize::try_from(spec.max_entries).unwrap_or_default();
+    let mut places = BTreeMap::new();
+    for (i, stored) in spec.entries.iter().flatten().enumerate() {
+        let place = format!("entries[{i}]");
+        let entry = match stored {
+            Stored::Understood(entry) => net(&entry.cidr),
+            Stored::NotUnderstood { why, .. } => Err(format!("this version cannot read the entry ({why})")),
+        };
+        match entry {
+            Ok(net) if Family::of(net.addr()) != family => {
+                let why = format!("{net} is not {:?}; it matches nothing", spec.address_family);
+                facts.problems.push(Problem::of_rule(object(), place, NOT_UNDERSTOOD, why));
+            }
+            Ok(net) => {
+                if facts.entries.insert(net) {
+                    places.insert(net, place);
+                } else {
+                    let first = places.get(&net).map_or("", String::as_str);
+                    facts.problems.push(Problem::of_rule(
+                        object(),
+                        place,
+                        DUPLICATE_ENTRIES,
+                        format!("says the same as {first} and counts once"),
+                    ));
+                }
+            }
+            Err(why) => facts.problems.push(Problem::of_rule(object(), place, NOT_UNDERSTOOD, format!("{why}; it matches nothing"))),
         }
     }
 }
@@ -98,7 +140,7 @@ impl Reading<'_> {
 
     fn problem(&mut self, place: &str, why: String) {
         let object = ObjectRef::SecurityGroup(self.group.clone());
-        self.facts.problems.push(Problem::of_rule(object, place, "NotUnderstood", format!("{why}; it allows nothing")));
+        self.facts.problems.push(Problem::of_rule(object, place, NOT_UNDERSTOOD, format!("{why}; it allows nothing")));
     }
 
     fn pair(&mut self, direction: Direction, place: String, traffic: Traffic, peer: Peer) {
@@ -120,6 +162,8 @@ impl Reading<'_> {
 
 /// The reason of a problem that changes no verdict (S22).
 pub const DUPLICATE: &str = "DuplicateRules";
+/// The same of a prefix list.
+pub const DUPLICATE_ENTRIES: &str = "DuplicateEntries";
 
 fn in_range(name: &str, value: i32, low: i32, high: i32) -> Result<i32, String> {
     if (low..=high).contains(&value) { Ok(value) } else { Err(format!("{name} {value} is not in {low} to {high}")) }
@@ -218,16 +262,25 @@ fn peer(written: &WrittenPeer, group: &GroupRef) -> Result<Peer, String> {
     match (cidr, security_group, prefix_list, self_) {
         (Some(cidr), None, None, None) => net(cidr).map(Peer::Net),
         (None, Some(ObjectPeer { name, namespace }), None, None) => {
-            if name.is_empty() || namespace.as_deref() == Some("") {
-                return Err("the name of a group, and its namespace where it is written, must not be empty".into());
-            }
-            Ok(Peer::Group(GroupRef { namespace: namespace.clone().unwrap_or_else(|| group.namespace.clone()), name: name.clone() }))
+            let (namespace, name) = other(name, namespace, group)?;
+            Ok(Peer::Group(GroupRef { namespace, name }))
         }
-        (None, None, Some(_), None) => Err("prefixList is not supported yet".into()),
+        (None, None, Some(ObjectPeer { name, namespace }), None) => {
+            let (namespace, name) = other(name, namespace, group)?;
+            Ok(Peer::PrefixList(PrefixListRef { namespace, name }))
+        }
         (None, None, None, Some(true)) => Ok(Peer::Group(group.clone())),
         (None, None, None, Some(false)) => Err("self can only be true".into()),
         _ => Err("a peer needs exactly one of cidr, securityGroup, prefixList and self".into()),
     }
+}
+
+/// Namespace and name of another object (S19): the group's own namespace unless another is written.
+fn other(name: &str, namespace: &Option<String>, group: &GroupRef) -> Result<(String, String), String> {
+    if name.is_empty() || namespace.as_deref() == Some("") {
+        return Err("the name of an object, and its namespace where it is written, must not be empty".into());
+    }
+    Ok((namespace.clone().unwrap_or_else(|| group.namespace.clone()), name.into()))
 }
 
 /// A CIDR or a bare address, host bits cleared (S16).

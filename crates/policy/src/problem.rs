@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::GroupRef;
+use crate::model::{GroupRef, PrefixListRef};
 
 /// An Attachment by namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,6 +26,8 @@ pub enum ObjectRef {
     SecurityGroup(GroupRef),
     /// An attachment.
     Attachment(AttachmentRef),
+    /// A prefix list.
+    PrefixList(PrefixListRef),
     /// A namespace.
     Namespace(String),
 }
@@ -35,10 +37,14 @@ impl fmt::Display for ObjectRef {
         match self {
             ObjectRef::SecurityGroup(group) => write!(f, "SecurityGroup {group}"),
             ObjectRef::Attachment(attachment) => write!(f, "Attachment {attachment}"),
+            ObjectRef::PrefixList(list) => write!(f, "PrefixList {list}"),
             ObjectRef::Namespace(name) => write!(f, "Namespace {name}"),
         }
     }
 }
+
+/// The reason of what this program cannot read: it allows nothing (S38).
+pub const NOT_UNDERSTOOD: &str = "NotUnderstood";
 
 /// Something that is not in force as written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

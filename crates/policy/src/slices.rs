@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use sha2::{Digest, Sha256};
 
 use crate::index::{Cluster, MemberSlice, SecurityGroup};
-use crate::model::{GroupRef, Peer};
+use crate::model::GroupRef;
 use crate::resolve::Resolution;
 
 /// Addresses a slice holds at most. A change of one member sends the whole slice to every watcher: this keeps it within 2 KiB.
@@ -99,11 +99,7 @@ pub fn plan(cluster: &Cluster, resolution: &Resolution) -> Vec<SliceOp> {
 
 /// The groups that exist and that a rule names, `self` included.
 fn named_groups(cluster: &Cluster) -> BTreeMap<&GroupRef, &SecurityGroup> {
-    let rules = cluster.groups.values().flat_map(|facts| facts.rules.ingress.iter().chain(&facts.rules.egress));
-    let peers = rules.filter_map(|rule| match &rule.peer {
-        Peer::Group(group) => Some(group),
-        Peer::Net(_) => None,
-    });
+    let peers = cluster.groups.values().flat_map(|facts| facts.rules.groups());
     peers.filter_map(|group| cluster.groups.get_key_value(group)).collect()
 }
 

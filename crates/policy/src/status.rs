@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::condition::{ACCEPTED, PROGRAMMED, READY, STALE_RULES, WITHIN_QUOTA};
-use api::{AttachmentStatus, NodeCounts, NodeReportStatus, RuleCounts, SecurityGroupStatus, Skipped};
+use api::{AttachmentStatus, NodeCounts, NodeReportStatus, PrefixListStatus, RuleCounts, SecurityGroupStatus, Skipped};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::index::{Attachment, Cluster, SecurityGroup};
-use crate::model::{GroupRef, NodeName, Peer, PodRef};
-use crate::parse::DUPLICATE;
+use crate::model::{GroupRef, NodeName, Peer, PodRef, PrefixListRef, Rule};
+use crate::parse::{DUPLICATE, DUPLICATE_ENTRIES};
 use crate::problem::{AttachmentRef, Problem};
 use crate::resolve::Resolution;
 
@@ -37,6 +37,9 @@ pub struct View<'a> {
     resolution: &'a Resolution,
     groups: BTreeMap<(&'a str, &'a str), Applied<'a>>,
     attachments: BTreeMap<(&'a str, &'a str), Applied<'a>>,
+    prefix_lists: BTreeMap<(&'a str, &'a str), Applied<'a>>,
+    /// The groups whose rules name each list.
+    naming: BTreeMap<&'a PrefixListRef, BTreeSet<&'a GroupRef>>,
 }
 
 /// Which UID and generation of an object each node has in force.
@@ -45,7 +48,19 @@ type Applied<'a> = BTreeMap<&'a NodeName, (&'a str, i64)>;
 impl<'a> View<'a> {
     /// Puts the reports in order by object.
     pub fn new(cluster: &'a Cluster, resolution: &'a Resolution, reports: &'a BTreeMap<NodeName, NodeReportStatus>) -> View<'a> {
-        let mut view = View { cluster, resolution, groups: BTreeMap::new(), attachments: BTreeMap::new() };
+        let mut view = View {
+            cluster,
+            resolution,
+            groups: BTreeMap::new(),
+            attachments: BTreeMap::new(),
+            prefix_lists: BTreeMap::new(),
+            naming: BTreeMap::new(),
+        };
+        for (group, facts) in &cluster.groups {
+            for list in facts.rules.prefix_lists() {
+                view.naming.entry(list).or_default().insert(group);
+            }
+        }
         for (node, report) in reports {
             for group in &report.groups {
                 let applied = view.groups.entry((&group.namespace, &group.name)).or_default();
@@ -54,6 +69,10 @@ impl<'a> View<'a> {
             for attachment in &report.attachments {
                 let applied = view.attachments.entry((&attachment.namespace, &attachment.name)).or_default();
                 applied.insert(node, (&attachment.uid, attachment.generation));
+            }
+            for list in &report.prefix_lists {
+                let applied = view.prefix_lists.entry((&list.namespace, &list.name)).or_default();
+                applied.insert(node, (&list.uid, list.generation));
             }
         }
         view
@@ -106,41 +125,64 @@ impl<'a> View<'a> {
         })
     }
 
+    /// The status of a prefix list; `None` where there is no such list. Its conditions carry no time yet, see [`stamp`].
+    pub fn prefix_list(&self, list: &PrefixListRef) -> Option<PrefixListStatus> {
+        let facts = self.cluster.prefix_lists.get(list)?;
+        let naming = self.naming.get(list);
+        let nodes = naming.into_iter().flatten().flat_map(|group| self.nodes(self.resolution.members.get(group))).collect();
+        let applied = self.prefix_lists.get(&(list.namespace.as_str(), list.name.as_str()));
+        let object = Object { uid: &facts.uid, generation: facts.generation, applied };
+        let (nodes, programmed) = object.programmed(&nodes, "NotNamed", "No group that has an endpoint names this list.");
+        let accepted = accepted(&facts.problems, "All entries are understood.");
+        Some(PrefixListStatus {
+            observed_generation: Some(facts.generation),
+            entries: count(facts.entries.len()),
+            referenced_by: count(naming.map_or(0, BTreeSet::len)),
+            nodes,
+            conditions: [ready(&accepted, &programmed), accepted, programmed].into_iter().map(|said| said.of(facts.generation)).collect(),
+        })
+    }
+
     fn nodes(&self, pods: Option<&BTreeSet<PodRef>>) -> BTreeSet<&'a NodeName> {
         let endpoints = pods.into_iter().flatten().filter_map(|pod| self.resolution.endpoints.get(pod));
         endpoints.filter_map(|endpoint| endpoint.node.as_ref()).collect()
     }
 
     /// S20: the pairs whose peer does not exist: where they stand, and the peer.
-    fn stale(&self, facts: &'a SecurityGroup) -> Vec<(&'a str, &'a GroupRef)> {
-        let mut stale: Vec<_> = facts
-            .rules
-            .ingress
-            .iter()
-            .chain(&facts.rules.egress)
-            .filter_map(|rule| match &rule.peer {
-                Peer::Group(peer) if !self.cluster.groups.contains_key(peer) => {
-                    Some((facts.places.get(&rule.id).map_or("", String::as_str), peer))
-                }
-                _ => None,
-            })
-            .collect();
+    fn stale(&self, facts: &'a SecurityGroup) -> Vec<(&'a str, String)> {
+        let missing = |rule: &Rule| match &rule.peer {
+            Peer::Group(peer) if !self.cluster.groups.contains_key(peer) => Some(format!("SecurityGroup {peer}")),
+            Peer::PrefixList(peer) if !self.cluster.prefix_lists.contains_key(peer) => Some(format!("PrefixList {peer}")),
+            _ => None,
+        };
+        let place = |rule: &Rule| facts.places.get(&rule.id).map_or("", String::as_str);
+        let mut stale: Vec<_> = facts.rules.all().filter_map(|rule| Some((place(rule), missing(rule)?))).collect();
         stale.sort();
         stale
     }
 
     /// S24: what is over quota is in force all the same, and said.
     fn within_quota(&self, facts: &SecurityGroup, members: Option<&BTreeSet<PodRef>>) -> Said {
-        let (ingress, egress) = (facts.rules.ingress.len(), facts.rules.egress.len());
-        let directions = [(ingress, "ingress"), (egress, "egress")];
-        if let Some((pairs, direction)) = directions.into_iter().find(|(pairs, _)| *pairs > PAIRS_PER_DIRECTION) {
-            let message = format!("{pairs} {direction} (rule, peer) pairs, the limit is {PAIRS_PER_DIRECTION}; all are in force");
+        let directions = [(self.weight(&facts.rules.ingress), "ingress"), (self.weight(&facts.rules.egress), "egress")];
+        if let Some((weight, direction)) = directions.into_iter().find(|(weight, _)| *weight > PAIRS_PER_DIRECTION) {
+            let message = format!(
+                "the {direction} (rule, peer) pairs weigh {weight} (a prefix list weighs its maxEntries), the limit is {PAIRS_PER_DIRECTION}; all are in force"
+            );
             return Said::new(WITHIN_QUOTA, FALSE, OVER_PAIRS, message);
         }
         match self.over_groups(members) {
             Some(message) => Said::new(WITHIN_QUOTA, FALSE, OVER_GROUPS, message),
             None => Said::new(WITHIN_QUOTA, TRUE, "WithinQuota", "No limit is exceeded."),
         }
+    }
+
+    /// A group or a network weighs 1, a prefix list what it may grow to.
+    fn weight(&self, rules: &BTreeSet<Rule>) -> usize {
+        let weight = |rule: &Rule| match &rule.peer {
+            Peer::Net(_) | Peer::Group(_) => 1,
+            Peer::PrefixList(list) => self.cluster.prefix_lists.get(list).map_or(1, |facts| facts.max_entries.max(1)),
+        };
+        rules.iter().map(weight).fold(0, usize::saturating_add)
     }
 
     fn over_groups(&self, pods: Option<&BTreeSet<PodRef>>) -> Option<String> {
@@ -258,15 +300,16 @@ impl Object<'_> {
 
 /// Every problem of an object but duplicates, which change no verdict (S22), keeps it from being accepted (S38).
 fn accepted(problems: &[Problem], all_well: &str) -> Said {
-    let (duplicates, serious): (Vec<&Problem>, Vec<&Problem>) = problems.iter().partition(|problem| problem.reason == DUPLICATE);
+    let (duplicates, serious): (Vec<&Problem>, Vec<&Problem>) =
+        problems.iter().partition(|problem| [DUPLICATE, DUPLICATE_ENTRIES].contains(&problem.reason));
     if let Some(first) = serious.first() {
         let lines: Vec<String> =
             serious.iter().map(|p| if p.rule.is_empty() { p.message.clone() } else { format!("{}: {}", p.rule, p.message) }).collect();
         return Said::new(ACCEPTED, FALSE, first.reason, list(&lines, "; "));
     }
-    if !duplicates.is_empty() {
+    if let Some(first) = duplicates.first() {
         let lines: Vec<String> = duplicates.iter().map(|p| format!("{} {}", p.rule, p.message)).collect();
-        return Said::new(ACCEPTED, TRUE, DUPLICATE, list(&lines, "; "));
+        return Said::new(ACCEPTED, TRUE, first.reason, list(&lines, "; "));
     }
     Said::new(ACCEPTED, TRUE, ACCEPTED, all_well)
 }
@@ -281,12 +324,12 @@ fn ready(accepted: &Said, programmed: &Said) -> Said {
     Said::new(READY, TRUE, READY, programmed.message.clone())
 }
 
-fn stale_rules(stale: &[(&str, &GroupRef)]) -> Said {
+fn stale_rules(stale: &[(&str, String)]) -> Said {
     if stale.is_empty() {
         return Said::new(STALE_RULES, FALSE, "AllPeersExist", "Every peer exists.");
     }
-    let lines: Vec<String> = stale.iter().map(|(place, peer)| format!("{place}: SecurityGroup {peer} does not exist")).collect();
-    let message = format!("{}. They match nothing until the groups are created; or take them out", list(&lines, "; "));
+    let lines: Vec<String> = stale.iter().map(|(place, peer)| format!("{place}: {peer} does not exist")).collect();
+    let message = format!("{}. They match nothing until these are created; or take them out", list(&lines, "; "));
     Said::new(STALE_RULES, TRUE, "PeerNotFound", message)
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::model::{Direction, Family, GroupRef, Peer, PortRange, Traffic, Transport};
+use crate::model::{Direction, Exemption, Family, GroupRef, Peer, PortRange, PrefixListRef, Traffic, Transport};
 
 impl fmt::Display for Direction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,7 +57,34 @@ impl fmt::Display for Peer {
         match self {
             Peer::Net(net) => net.fmt(f),
             Peer::Group(group) => write!(f, "sg/{group}"),
+            Peer::PrefixList(list) => write!(f, "pl/{list}"),
         }
+    }
+}
+
+impl fmt::Display for Exemption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Exemption::Node => "Node",
+            Exemption::NeighbourDiscovery => "NeighbourDiscovery",
+            Exemption::ListenerDiscovery => "ListenerDiscovery",
+            Exemption::Dhcp => "DHCP",
+            Exemption::Loopback => "Loopback",
+            Exemption::Hairpin => "Hairpin",
+            Exemption::ClusterDns => "ClusterDNS",
+        })
+    }
+}
+
+impl FromStr for Exemption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || Exemption::ALL.map(|exemption| exemption.to_string()).join(", ");
+        Exemption::ALL
+            .into_iter()
+            .find(|e| e.to_string() == text)
+            .ok_or_else(|| format!("`{text}` is no exemption; there are: {}", names()))
     }
 }
 
@@ -120,6 +147,9 @@ impl FromStr for Peer {
         if let Some((namespace, name)) = text.strip_prefix("sg/").and_then(|group| group.split_once('/')) {
             return Ok(Peer::Group(GroupRef { namespace: namespace.into(), name: name.into() }));
         }
+        if let Some((namespace, name)) = text.strip_prefix("pl/").and_then(|list| list.split_once('/')) {
+            return Ok(Peer::PrefixList(PrefixListRef { namespace: namespace.into(), name: name.into() }));
+        }
         crate::parse::net(text).map(Peer::Net).or_else(wrong)
     }
 }
@@ -173,6 +203,7 @@ mod tests {
             "ingress icmp 8 from 10.0.0.1/32",
             "ingress icmpv6 1/4 from 2001:db8::/32",
             "ingress protocol-47 from 10.0.0.0/8",
+            "egress tcp 443 to pl/shop/offices",
         ] {
             assert_eq!(text.parse::<RuleText>().map(|rule| rule.to_string()), Ok(text.to_string()));
         }

@@ -4,23 +4,30 @@ use std::net::IpAddr;
 
 use api::OnDeny;
 
-use crate::model::{ConnState, Direction, Endpoint, Family, NodePolicy, Packet, Path, Payload, Peer, Rule, Traffic, Transport, Verdict};
+use crate::model::{
+    ConnState, Direction, Endpoint, Exemption, Family, NodePolicy, Packet, Path, Payload, Peer, Rule, Traffic, Transport, Verdict,
+};
 
 /// What becomes of a packet on the node that has this policy.
 pub fn verdict(policy: &NodePolicy, packet: &Packet) -> Verdict {
-    // S36: what the node itself sends is not filtered, so kubelet's probes always arrive.
-    if packet.path == Path::Output {
-        return Verdict::Allow;
-    }
     // S31: what belongs to an allowed connection passes, in both directions, whatever the rules say.
     if matches!(packet.state, ConnState::Established | ConnState::Related) {
         return Verdict::Allow;
     }
-    // S30: the sender's egress and the receiver's ingress are judged both, also on one node; what is for the node itself, by egress alone.
-    let sender = judge(policy, Direction::Egress, packet);
-    let receiver = if packet.path == Path::Forward { judge(policy, Direction::Ingress, packet) } else { Verdict::Allow };
-    match sender {
-        Verdict::Allow => receiver,
+    // S36: what a node sends to itself.
+    let exempt = |exemption| policy.exempt.contains(&exemption);
+    if packet.path == Path::Loopback && exempt(Exemption::Loopback) {
+        return Verdict::Allow;
+    }
+    // S30: the sender's egress and the receiver's ingress are judged both, also on one node; what is for the node itself, by egress alone,
+    // and what is from it, by ingress alone. S36: what a node sends to its own pods (kubelet's probes) is not judged.
+    let probes = matches!(packet.path, Path::Output | Path::Loopback) && exempt(Exemption::Node);
+    let sender = if packet.path == Path::Output { Verdict::Allow } else { judge(policy, Direction::Egress, packet) };
+    let receiver = if packet.path == Path::Input || probes { Verdict::Allow } else { judge(policy, Direction::Ingress, packet) };
+    // What a node sends to itself is met as sent by it first, and then as arriving.
+    let (first, second) = if packet.path == Path::Loopback { (receiver, sender) } else { (sender, receiver) };
+    match first {
+        Verdict::Allow => second,
         denied => denied,
     }
 }
@@ -32,7 +39,7 @@ fn judge(policy: &NodePolicy, direction: Direction, packet: &Packet) -> Verdict 
     };
     // S3: an endpoint in no group is not filtered.
     let Some(endpoint) = policy.endpoints.values().find(|endpoint| endpoint.addresses.contains(&own)) else { return Verdict::Allow };
-    if exempt(endpoint, far, packet) {
+    if exempt(policy, endpoint, far, packet) {
         return Verdict::Allow;
     }
     let denied = match endpoint.on_deny {
@@ -54,17 +61,22 @@ fn judge(policy: &NodePolicy, direction: Direction, packet: &Packet) -> Verdict 
     if allowed { Verdict::Allow } else { denied }
 }
 
-/// S36: always allowed, before anything else.
-fn exempt(endpoint: &Endpoint, far: IpAddr, packet: &Packet) -> bool {
-    let neighbour_discovery = |kind| matches!(kind, 133..=136 | 130..=132 | 143);
+/// S36: always allowed, before anything else; each exemption has its switch.
+fn exempt(policy: &NodePolicy, endpoint: &Endpoint, far: IpAddr, packet: &Packet) -> bool {
     let dhcp = |source, destination| matches!((source, destination), (68, 67) | (67, 68) | (546, 547) | (547, 546));
-    // A pod to itself through a Service.
-    endpoint.addresses.contains(&far)
-        || match packet.payload {
-            Payload::Icmp { kind, .. } => family(packet) == Family::V6 && neighbour_discovery(kind),
-            Payload::Transport { protocol: Transport::Udp, source, destination } => dhcp(source, destination),
-            _ => false,
+    policy.exempt.iter().any(|exemption| match (exemption, packet.payload) {
+        // A pod to itself through a Service.
+        (Exemption::Hairpin, _) => endpoint.addresses.contains(&far),
+        (Exemption::NeighbourDiscovery, Payload::Icmp { kind: 133..=136, .. }) => family(packet) == Family::V6,
+        (Exemption::ListenerDiscovery, Payload::Icmp { kind: 130..=132 | 143, .. }) => family(packet) == Family::V6,
+        (Exemption::Dhcp, Payload::Transport { protocol: Transport::Udp, source, destination }) => dhcp(source, destination),
+        (Exemption::ClusterDns, Payload::Transport { protocol: Transport::Udp | Transport::Tcp, destination: 53, .. }) => {
+            policy.cluster_dns.contains(&packet.destination)
         }
+        // These two are about the way of the packet, not about the endpoint.
+        (Exemption::Node | Exemption::Loopback, _) => false,
+        _ => false,
+    })
 }
 
 fn allows(policy: &NodePolicy, rule: &Rule, far: IpAddr, packet: &Packet) -> bool {
@@ -75,6 +87,8 @@ fn is_peer(policy: &NodePolicy, peer: &Peer, far: IpAddr) -> bool {
     match peer {
         // S16: a network of one family never matches the other.
         Peer::Net(net) => net.contains(&far),
+        // S21, S20: the list's current entries; a list that does not exist has none.
+        Peer::PrefixList(list) => policy.prefix_lists.get(list).is_some_and(|entries| entries.iter().any(|net| net.contains(&far))),
         // S17, S20: exactly its members' addresses; a group that does not exist has none.
         Peer::Group(group) => policy.members.get(group).is_some_and(|members| members.contains(&far)),
     }

@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use policy::model::Family;
+
 use crate::{Action, Chain, Match, Op, Rule, Ruleset, Transaction};
 
 /// What leads from one ruleset to the other; empty when they are equal. `from` must be what the table holds.
@@ -31,35 +33,30 @@ impl Transaction {
     }
 }
 
-/// Hook and priority of a chain and the family of a set cannot be changed in place: such objects are deleted here, together with what
+/// Hook and priority of a chain, the family of a set and its kind cannot be changed in place: such objects are deleted here, together with what
 /// refers to them, and made anew as if they had never been. Returns what is left.
 fn clear_redefined<'a>(from: &'a Ruleset, to: &Ruleset, ops: &mut Vec<Op>) -> Cow<'a, Ruleset> {
-    // The kernel keeps sets and maps under one name space.
-    let sets: BTreeSet<&String> = from
-        .sets
-        .iter()
-        .filter(|(name, set)| to.maps.contains_key(*name) || to.sets.get(*name).is_some_and(|new| new.family != set.family))
-        .map(|(name, _)| name)
-        .collect();
-    let maps: BTreeSet<&String> = from
-        .maps
-        .iter()
-        .filter(|(name, map)| to.sets.contains_key(*name) || to.maps.get(*name).is_some_and(|new| new.family != map.family))
-        .map(|(name, _)| name)
-        .collect();
+    // The kernel keeps sets, interval sets and maps under one name space.
+    let other = |old: SetKind, name: &String| SetKind::of(to, name).is_some_and(|new| new != old);
+    let sets: BTreeSet<&String> =
+        from.sets.iter().filter(|(name, set)| other(SetKind::Hash(set.family), name)).map(|(name, _)| name).collect();
+    let intervals: BTreeSet<&String> =
+        from.intervals.iter().filter(|(name, set)| other(SetKind::Interval(set.family), name)).map(|(name, _)| name).collect();
+    let maps: BTreeSet<&String> =
+        from.maps.iter().filter(|(name, map)| other(SetKind::Map(map.family), name)).map(|(name, _)| name).collect();
     let chains: BTreeSet<&String> = from
         .chains
         .iter()
         .filter(|(name, chain)| to.chains.get(*name).is_some_and(|new| new.base != chain.base))
         .map(|(name, _)| name)
         .collect();
-    if sets.is_empty() && maps.is_empty() && chains.is_empty() {
+    if sets.is_empty() && intervals.is_empty() && maps.is_empty() && chains.is_empty() {
         return Cow::Borrowed(from);
     }
 
     let mut left = from.clone();
     let refers = |rule: &Rule| {
-        rule.matches.iter().any(|test| matches!(test, Match::InSet { set, .. } if sets.contains(set)))
+        rule.matches.iter().any(|test| matches!(test, Match::InSet { set, .. } if sets.contains(set) || intervals.contains(set)))
             || match &rule.action {
                 Action::Jump(chain) | Action::Goto(chain) => chains.contains(chain),
                 Action::Lookup { map, .. } => maps.contains(map),
@@ -88,6 +85,10 @@ fn clear_redefined<'a>(from: &'a Ruleset, to: &Ruleset, ops: &mut Vec<Op>) -> Co
         left.maps.remove(name);
         ops.push(Op::DeleteMap(name.clone()));
     }
+    for name in intervals {
+        left.intervals.remove(name);
+        ops.push(Op::DeleteIntervalSet(name.clone()));
+    }
     for name in sets {
         left.sets.remove(name);
         ops.push(Op::DeleteSet(name.clone()));
@@ -95,14 +96,32 @@ fn clear_redefined<'a>(from: &'a Ruleset, to: &Ruleset, ops: &mut Vec<Op>) -> Co
     Cow::Owned(left)
 }
 
+/// What the kernel has under a name of its set name space.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SetKind {
+    Hash(Family),
+    Interval(Family),
+    Map(Family),
+}
+
+impl SetKind {
+    fn of(ruleset: &Ruleset, name: &str) -> Option<SetKind> {
+        let hash = ruleset.sets.get(name).map(|set| SetKind::Hash(set.family));
+        let interval = ruleset.intervals.get(name).map(|set| SetKind::Interval(set.family));
+        hash.or(interval).or(ruleset.maps.get(name).map(|map| SetKind::Map(map.family)))
+    }
+}
+
 /// The steps between two rulesets in which no object of one name differs in kind.
 fn change(from: &Ruleset, to: &Ruleset, ops: &mut Vec<Op>) {
     ops.extend(to.counters.difference(&from.counters).cloned().map(Op::AddCounter));
     ops.extend(only_second(&from.sets, &to.sets).map(|(name, set)| Op::AddSet(name.clone(), set.family)));
+    ops.extend(only_second(&from.intervals, &to.intervals).map(|(name, set)| Op::AddIntervalSet(name.clone(), set.family)));
     ops.extend(only_second(&from.maps, &to.maps).map(|(name, map)| Op::AddMap(name.clone(), map.family)));
     ops.extend(only_second(&from.chains, &to.chains).map(|(name, chain)| Op::AddChain(name.clone(), chain.base)));
 
     set_elements(from, to, ops);
+    interval_elements(from, to, ops);
     for (name, chain) in &to.chains {
         refill(name, from.chains.get(name).map_or(&[], |old| &old.rules), chain, ops);
     }
@@ -112,6 +131,7 @@ fn change(from: &Ruleset, to: &Ruleset, ops: &mut Vec<Op>) {
     ops.extend(chains().filter(|(_, chain)| !chain.rules.is_empty()).map(|(name, _)| Op::FlushChain(name.clone())));
     ops.extend(chains().map(|(name, _)| Op::DeleteChain(name.clone())));
     ops.extend(only_second(&to.maps, &from.maps).map(|(name, _)| Op::DeleteMap(name.clone())));
+    ops.extend(only_second(&to.intervals, &from.intervals).map(|(name, _)| Op::DeleteIntervalSet(name.clone())));
     ops.extend(only_second(&to.sets, &from.sets).map(|(name, _)| Op::DeleteSet(name.clone())));
     ops.extend(from.counters.difference(&to.counters).cloned().map(Op::DeleteCounter));
 }
@@ -129,6 +149,20 @@ fn set_elements(from: &Ruleset, to: &Ruleset, ops: &mut Vec<Op>) {
         let (new, gone) = (&set.elements - old, old - &set.elements);
         push_if(!new.is_empty(), ops, || Op::AddElements(name.clone(), new));
         push_if(!gone.is_empty(), ops, || Op::DeleteElements(name.clone(), gone));
+    }
+}
+
+/// What goes goes first: a range that grows or shrinks would overlap itself.
+fn interval_elements(from: &Ruleset, to: &Ruleset, ops: &mut Vec<Op>) {
+    let none = BTreeMap::new();
+    let only = |these: &BTreeMap<IpAddr, IpAddr>, others: &BTreeMap<IpAddr, IpAddr>| -> BTreeMap<IpAddr, IpAddr> {
+        these.iter().filter(|(first, last)| others.get(*first) != Some(*last)).map(|(first, last)| (*first, *last)).collect()
+    };
+    for (name, set) in &to.intervals {
+        let old = from.intervals.get(name).map_or(&none, |old| &old.ranges);
+        let (gone, new) = (only(old, &set.ranges), only(&set.ranges, old));
+        push_if(!gone.is_empty(), ops, || Op::DeleteIntervals(name.clone(), gone));
+        push_if(!new.is_empty(), ops, || Op::AddIntervals(name.clone(), new));
     }
 }
 

@@ -9,8 +9,9 @@ use std::net::IpAddr;
 use policy::model::Family;
 
 use crate::fake_rule::{check_rule, check_walks};
+use crate::intervals::next;
 use crate::names::is_valid;
-use crate::{Action, Chain, Kernel, Match, Op, Rule, Ruleset, Set, Transaction, VerdictMap};
+use crate::{Action, Chain, IntervalSet, Kernel, Match, Op, Rule, Ruleset, Set, Transaction, VerdictMap};
 
 /// How many chains deep a packet may be; the base chain is the first. `EMLINK` beyond.
 pub(crate) const JUMP_STACK: usize = 16;
@@ -108,6 +109,9 @@ pub enum Reason {
     /// `EEXIST`
     #[error("{0:?} leads {1} elsewhere already")]
     KeyTaken(String, IpAddr),
+    /// `EEXIST`
+    #[error("{1}-{2} overlaps or touches a range of {0:?}")]
+    Overlap(String, IpAddr, IpAddr),
     /// `EOPNOTSUPP`
     #[error("{0:?} is a base chain")]
     BaseChain(String),
@@ -184,9 +188,27 @@ fn apply(slot: &mut Option<Ruleset>, op: &Op) -> Result<(), Reason> {
         }
         Op::DeleteSet(name) => {
             present(table.sets.contains_key(name), Kind::Set, name)?;
-            let tests = |rule: &Rule| rule.matches.iter().any(|test| matches!(test, Match::InSet { set, .. } if set == name));
-            unused(rules(table).any(tests), Kind::Set, name)?;
+            unused(rules(table).any(|rule| looks_in(rule, name)), Kind::Set, name)?;
             table.sets.remove(name);
+        }
+        Op::AddIntervalSet(name, family) => {
+            vacant_set(table, name)?;
+            table.intervals.insert(name.clone(), IntervalSet { family: *family, ranges: Default::default() });
+        }
+        Op::DeleteIntervalSet(name) => {
+            present(table.intervals.contains_key(name), Kind::Set, name)?;
+            unused(rules(table).any(|rule| looks_in(rule, name)), Kind::Set, name)?;
+            table.intervals.remove(name);
+        }
+        Op::AddIntervals(name, ranges) => add_intervals(table, name, ranges)?,
+        Op::DeleteIntervals(name, ranges) => {
+            let set = table.intervals.get_mut(name).ok_or_else(|| missing(Kind::Set, name))?;
+            for (first, last) in ranges {
+                if set.ranges.get(first) != Some(last) {
+                    return Err(Reason::MissingElement(name.clone(), *first));
+                }
+                set.ranges.remove(first);
+            }
         }
         Op::DeleteMap(name) => {
             present(table.maps.contains_key(name), Kind::Map, name)?;
@@ -229,6 +251,35 @@ fn apply(slot: &mut Option<Ruleset>, op: &Op) -> Result<(), Reason> {
         }
     }
     Ok(())
+}
+
+/// A range that is there exactly so is no error. Ranges that touch are none to the kernel, but it need not give them back as they came.
+fn add_intervals(table: &mut Ruleset, name: &str, ranges: &BTreeMap<IpAddr, IpAddr>) -> Result<(), Reason> {
+    let set = table.intervals.get_mut(name).ok_or_else(|| missing(Kind::Set, name))?;
+    for (first, last) in ranges {
+        same_family(name, set.family, first)?;
+        same_family(name, set.family, last)?;
+        if first > last {
+            return Err(Reason::Malformed(format!("{first}-{last}")));
+        }
+        if set.ranges.get(first) == Some(last) {
+            continue;
+        }
+        let meets = |(old_first, old_last): (&IpAddr, &IpAddr)| {
+            let before = next(*old_last).is_some_and(|behind| behind < *first);
+            let behind = next(*last).is_some_and(|behind| behind < *old_first);
+            !before && !behind
+        };
+        if set.ranges.iter().any(meets) {
+            return Err(Reason::Overlap(name.into(), *first, *last));
+        }
+        set.ranges.insert(*first, *last);
+    }
+    Ok(())
+}
+
+fn looks_in(rule: &Rule, name: &str) -> bool {
+    rule.matches.iter().any(|test| matches!(test, Match::InSet { set, .. } if set == name))
 }
 
 fn add_map_elements(table: &mut Ruleset, name: &str, elements: &BTreeMap<IpAddr, String>) -> Result<(), Reason> {
@@ -274,7 +325,7 @@ fn vacant(taken: bool, kind: Kind, name: &str) -> Result<(), Reason> {
 
 /// To the kernel a map is a set with data: they share one name space.
 fn vacant_set(table: &Ruleset, name: &str) -> Result<(), Reason> {
-    vacant(table.sets.contains_key(name), Kind::Set, name)?;
+    vacant(table.sets.contains_key(name) || table.intervals.contains_key(name), Kind::Set, name)?;
     vacant(table.maps.contains_key(name), Kind::Map, name)
 }
 

@@ -52,10 +52,11 @@ fn check_match(table: &Ruleset, test: &Match, protocol: Option<u8>) -> Result<()
             needs(protocol == Some(number))
         }
         Match::InSet { family, set, .. } => {
-            let found = table.sets.get(set).ok_or_else(|| missing(Kind::Set, set))?;
-            same(found.family, *family, set)
+            let hashed = table.sets.get(set).map(|found| found.family);
+            let found = hashed.or_else(|| table.intervals.get(set).map(|found| found.family)).ok_or_else(|| missing(Kind::Set, set))?;
+            same(found, *family, set)
         }
-        Match::CtState(_) | Match::Family(_) | Match::L4Proto(_) | Match::InNet { .. } => Ok(()),
+        Match::CtState(_) | Match::Family(_) | Match::FromLoopback | Match::ToLoopback | Match::L4Proto(_) | Match::InNet { .. } => Ok(()),
     }
 }
 

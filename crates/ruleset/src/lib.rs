@@ -10,8 +10,10 @@
 //! 4. This is the only crate that knows nft names.
 
 mod diff;
+mod exempt;
 mod fake;
 mod fake_rule;
+mod intervals;
 mod lower;
 mod model;
 mod names;
@@ -19,7 +21,9 @@ mod render;
 mod trace;
 
 pub use diff::diff;
+pub use exempt::exemption_counter;
 pub use fake::{FakeKernel, Kind, Reason, Refused};
+pub use intervals::{merge, next, previous};
 pub use lower::lower;
 pub use model::*;
 pub use trace::trace;

@@ -3,34 +3,23 @@
 //! ```text
 //! forward-egress, input-egress ─ established? ─ vmap on the source ──────▶ out-pod/NS/POD ─▶ out/NS/GROUP …
 //! forward-ingress ────────────── established? ─ vmap on the destination ─▶ in-pod/NS/POD ──▶ in/NS/GROUP …
+//! output-ingress ─────────────── established? ─ exempt, or as forward-ingress
 //! ```
 //! Two base chains on the forward hook, because accept ends one base chain only: both ends are judged also on one node (S30).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use api::OnDeny;
-use ipnet::IpNet;
-use policy::model::{Direction, Endpoint, Family, GroupRef, NodePolicy, Peer, PodRef, Traffic, Transport};
+use policy::model::{Direction, Endpoint, Family, GroupRef, NodePolicy, Peer, PodRef, PrefixListRef, Traffic, Transport};
 
+use crate::exempt::{self, EXEMPT};
+use crate::intervals::merge;
 use crate::names::name;
-use crate::{Action, Base, Chain, CtStates, Hook, Match, Rule, Ruleset, Set, Side, VerdictMap};
-
-/// Always allowed, before anything else (S36).
-const EXEMPT: &str = "exempt";
-const EXEMPT_ICMPV6: &str = "exempt-icmpv6";
-const EXEMPT_DHCP: &str = "exempt-dhcp";
-const EXEMPT_SELF: &str = "exempt-self";
+use crate::{Action, Base, Chain, CtStates, Hook, IntervalSet, Match, Rule, Ruleset, Set, Side, VerdictMap};
 
 const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
-
-/// Neighbour and router solicitation and advertisement, not redirects.
-const NEIGHBOUR_DISCOVERY: [u8; 4] = [133, 134, 135, 136];
-/// Multicast listener discovery, both versions.
-const LISTENER_DISCOVERY: [u8; 4] = [130, 131, 132, 143];
-/// Client to server and back, both families.
-const DHCP: [(u16, u16); 4] = [(68, 67), (67, 68), (546, 547), (547, 546)];
+pub(crate) const ICMPV6: u8 = 58;
 
 const ESTABLISHED: CtStates = CtStates { established: true, related: true, new: false, invalid: false };
 const INVALID: CtStates = CtStates { established: false, related: false, new: false, invalid: true };
@@ -38,8 +27,14 @@ const INVALID: CtStates = CtStates { established: false, related: false, new: fa
 /// The ruleset that gives every packet the verdict of the policy. It cannot fail: what the policy should not hold allows nothing.
 pub fn lower(policy: &NodePolicy) -> Ruleset {
     let mut ruleset = Ruleset::default();
-    base_chains(&mut ruleset);
-    exemptions(&mut ruleset);
+    base_chains(&mut ruleset, policy);
+    exempt::shared(&mut ruleset, policy);
+    ruleset.counters.extend(["invalid-in", "invalid-out", "denied-in", "denied-out"].map(String::from));
+    for (list, entries) in &policy.prefix_lists {
+        for family in FAMILIES {
+            prefixes(&mut ruleset, list, family, merge(entries, family));
+        }
+    }
     for (group, addresses) in &policy.members {
         for family in FAMILIES {
             members(&mut ruleset, group, family).extend(addresses.iter().filter(|address| Family::of(**address) == family));
@@ -52,72 +47,51 @@ pub fn lower(policy: &NodePolicy) -> Ruleset {
     for (pod, endpoint) in &policy.endpoints {
         // A group whose rules are not known allows nothing (S38).
         let groups: Vec<&GroupRef> = endpoint.groups.iter().filter(|group| policy.groups.contains_key(group)).collect();
-        endpoint_chain(&mut ruleset, pod, endpoint, &groups, Direction::Ingress);
-        endpoint_chain(&mut ruleset, pod, endpoint, &groups, Direction::Egress);
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let exempt = exempt::hairpin(policy, endpoint, direction);
+            endpoint_chain(&mut ruleset, pod, endpoint, &groups, exempt, direction);
+        }
     }
     ruleset
 }
 
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-/// Before other programs' filters at priority 0, after destination NAT (S33). Output is not hooked: what a node sends to its own pods is
-/// always allowed (S36), and what passes through is judged in forward. No `iif lo` is needed: what comes over loopback has no pod's address.
-fn base_chains(ruleset: &mut Ruleset) {
-    for (chain, hook, priority, direction) in [
-        ("forward-egress", Hook::Forward, -6, Direction::Egress),
-        ("forward-ingress", Hook::Forward, -5, Direction::Ingress),
-        ("input-egress", Hook::Input, -5, Direction::Egress),
+/// Before other programs' filters at priority 0, after destination NAT (S33). What passes through is judged in forward by both ends, what a
+/// pod sends to its own node in input, and what a node sends to its own pods in output: there it is exempt (S36) unless switched off.
+fn base_chains(ruleset: &mut Ruleset, policy: &NodePolicy) {
+    let established = || Rule { matches: vec![Match::CtState(ESTABLISHED)], counter: None, action: Action::Accept };
+    let egress = dispatches(ruleset, Direction::Egress);
+    let ingress = dispatches(ruleset, Direction::Ingress);
+    let input = exempt::loopback(policy, Match::FromLoopback).into_iter().chain(egress.clone());
+    let to_pods = exempt::node(ruleset, policy).map_or_else(|| ingress.to_vec(), Vec::from);
+    let output = exempt::loopback(policy, Match::ToLoopback).into_iter().chain(to_pods);
+    for (chain, hook, priority, rules) in [
+        ("forward-egress", Hook::Forward, -6, egress.to_vec()),
+        ("forward-ingress", Hook::Forward, -5, ingress.to_vec()),
+        ("input-egress", Hook::Input, -5, input.collect()),
+        ("output-ingress", Hook::Output, -5, output.collect()),
     ] {
-        let mut rules = vec![Rule { matches: vec![Match::CtState(ESTABLISHED)], counter: None, action: Action::Accept }];
-        for family in FAMILIES {
-            let map = dispatch(direction, family);
-            ruleset.maps.entry(map.into()).or_insert(VerdictMap { family, elements: Default::default() });
-            rules.push(Rule {
-                matches: vec![],
-                counter: None,
-                action: Action::Lookup { side: own_side(direction), family, map: map.into() },
-            });
-        }
+        let rules = std::iter::once(established()).chain(rules).collect();
         ruleset.chains.insert(chain.into(), Chain { base: Some(Base { hook, priority }), rules });
     }
 }
 
-/// The shared part of S36. A packet that is none of these pays two comparisons.
-fn exemptions(ruleset: &mut Ruleset) {
-    let icmpv6 = [("exempt-nd", NEIGHBOUR_DISCOVERY), ("exempt-mld", LISTENER_DISCOVERY)]
-        .into_iter()
-        .flat_map(|(counter, kinds)| kinds.map(|kind| (counter, kind)))
-        .map(|(counter, kind)| accept(counter, vec![Match::L4Proto(ICMPV6), Match::IcmpType(Family::V6, kind)]));
-    let udp = Match::L4Proto(Transport::Udp.number());
-    let dhcp =
-        DHCP.map(|(from, to)| accept(EXEMPT_DHCP, vec![udp.clone(), Match::SourcePort(from), Match::DestinationPorts { from: to, to }]));
-    let branches = vec![
-        Rule {
-            matches: vec![Match::Family(Family::V6), Match::L4Proto(ICMPV6)],
-            counter: None,
-            action: Action::Jump(EXEMPT_ICMPV6.into()),
-        },
-        Rule { matches: vec![udp], counter: None, action: Action::Jump(EXEMPT_DHCP.into()) },
-    ];
-    ruleset.chains.insert(EXEMPT_ICMPV6.into(), Chain { base: None, rules: icmpv6.collect() });
-    ruleset.chains.insert(EXEMPT_DHCP.into(), Chain { base: None, rules: dhcp.into() });
-    ruleset.chains.insert(EXEMPT.into(), Chain { base: None, rules: branches });
-    ruleset.counters.extend(["exempt-nd", "exempt-mld", EXEMPT_DHCP, EXEMPT_SELF].map(String::from));
-    ruleset.counters.extend(["invalid-in", "invalid-out", "denied-in", "denied-out"].map(String::from));
+/// To the chain of the endpoint that the packet is from or for.
+fn dispatches(ruleset: &mut Ruleset, direction: Direction) -> [Rule; 2] {
+    FAMILIES.map(|family| {
+        let map = dispatch(direction, family);
+        ruleset.maps.entry(map.into()).or_insert(VerdictMap { family, elements: Default::default() });
+        Rule { matches: vec![], counter: None, action: Action::Lookup { side: own_side(direction), family, map: map.into() } }
+    })
 }
 
 /// The chain that judges one endpoint: exempt, else invalid, else what its groups allow, else denied.
-fn endpoint_chain(ruleset: &mut Ruleset, pod: &PodRef, endpoint: &Endpoint, groups: &[&GroupRef], direction: Direction) {
+fn endpoint_chain(ruleset: &mut Ruleset, pod: &PodRef, endpoint: &Endpoint, groups: &[&GroupRef], exempt: Vec<Rule>, direction: Direction) {
     let way = way(direction);
     let chain = name(&format!("{way}-pod"), &[&pod.namespace, &pod.name]);
     let mut rules = vec![jump(EXEMPT.into())];
-    // To itself through a Service: the near address is its own already, so only the far one is tested; its families never mix.
-    rules.extend(
-        endpoint
-            .addresses
-            .iter()
-            .map(|address| accept(EXEMPT_SELF, vec![Match::InNet { side: far_side(direction), net: IpNet::from(*address) }])),
-    );
+    rules.extend(exempt);
     // Here and not in the base chains: never for those that are not members (S37).
     rules.push(Rule { matches: vec![Match::CtState(INVALID)], counter: Some(format!("invalid-{way}")), action: Action::Drop });
     rules.extend(groups.iter().map(|group| jump(name(way, &[&group.namespace, &group.name]))));
@@ -169,14 +143,19 @@ fn peers(ruleset: &Ruleset, peer: &Peer, side: Side) -> Vec<(Family, Match)> {
             let anybody = net.prefix_len() == 0;
             vec![(family, if anybody { Match::Family(family) } else { Match::InNet { side, net } })]
         }
-        // A peer that does not exist has no sets, and so no rule: it matches nothing (S20), and a thousand of them cost nothing.
-        Peer::Group(group) => FAMILIES
-            .map(|family| (family, members_name(group, family)))
-            .into_iter()
-            .filter(|(_, set)| ruleset.sets.contains_key(set))
-            .map(|(family, set)| (family, Match::InSet { side, family, set }))
-            .collect(),
+        Peer::Group(group) => in_sets(ruleset, side, |family| members_name(group, family)),
+        Peer::PrefixList(list) => in_sets(ruleset, side, |family| prefixes_name(list, family)),
     }
+}
+
+/// A peer that does not exist has no sets, and so no rule: it matches nothing (S20), and a thousand of them cost nothing.
+fn in_sets(ruleset: &Ruleset, side: Side, name: impl Fn(Family) -> String) -> Vec<(Family, Match)> {
+    FAMILIES
+        .map(|family| (family, name(family)))
+        .into_iter()
+        .filter(|(_, set)| ruleset.sets.contains_key(set) || ruleset.intervals.contains_key(set))
+        .map(|(family, set)| (family, Match::InSet { side, family, set }))
+        .collect()
 }
 
 /// The families in which this traffic exists (S16), and its tests beside the family. A peer's own test implies the family.
@@ -215,6 +194,19 @@ fn members_name(group: &GroupRef, family: Family) -> String {
     name(kind, &[&group.namespace, &group.name])
 }
 
+/// The interval set of a prefix list. A list has entries of one family; of a list without any both sets are there and empty.
+fn prefixes(ruleset: &mut Ruleset, list: &PrefixListRef, family: Family, ranges: BTreeMap<IpAddr, IpAddr>) {
+    ruleset.intervals.insert(prefixes_name(list, family), IntervalSet { family, ranges });
+}
+
+fn prefixes_name(list: &PrefixListRef, family: Family) -> String {
+    let kind = match family {
+        Family::V4 => "prefixes4",
+        Family::V6 => "prefixes6",
+    };
+    name(kind, &[&list.namespace, &list.name])
+}
+
 /// The map from an endpoint's address to its chain.
 const fn dispatch(direction: Direction, family: Family) -> &'static str {
     match (direction, family) {
@@ -241,17 +233,17 @@ const fn own_side(direction: Direction) -> Side {
 }
 
 /// Where the peer's address stands.
-const fn far_side(direction: Direction) -> Side {
+pub(crate) const fn far_side(direction: Direction) -> Side {
     match direction {
         Direction::Ingress => Side::Source,
         Direction::Egress => Side::Destination,
     }
 }
 
-fn accept(counter: &str, matches: Vec<Match>) -> Rule {
+pub(crate) fn accept(counter: &str, matches: Vec<Match>) -> Rule {
     Rule { matches, counter: Some(counter.into()), action: Action::Accept }
 }
 
-fn jump(chain: String) -> Rule {
+pub(crate) fn jump(chain: String) -> Rule {
     Rule { matches: vec![], counter: None, action: Action::Jump(chain) }
 }

@@ -9,13 +9,15 @@ use policy::model::Family;
 /// The family-independent name of our one table (family `inet`).
 pub const TABLE: &str = "k8s-sg";
 
-/// Everything in our table. Names are unique per kind.
+/// Everything in our table. Names are unique per kind; sets, interval sets and maps are of one kind in this.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
     /// Named counters.
     pub counters: BTreeSet<String>,
     /// Hash sets of addresses.
     pub sets: BTreeMap<String, Set>,
+    /// Interval sets of addresses.
+    pub intervals: BTreeMap<String, IntervalSet>,
     /// Verdict maps from address to chain.
     pub maps: BTreeMap<String, VerdictMap>,
     /// Chains with their rules in order.
@@ -29,6 +31,16 @@ pub struct Set {
     pub family: Family,
     /// Its elements, all of that family.
     pub elements: BTreeSet<IpAddr>,
+}
+
+/// A set of addresses of one family, as ranges (`flags interval`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IntervalSet {
+    /// The family of its ranges.
+    pub family: Family,
+    /// First address to last address, all of that family. No two overlap or touch: the kernel refuses the one, and reads back the other
+    /// as it likes.
+    pub ranges: BTreeMap<IpAddr, IpAddr>,
 }
 
 /// A map from an address to a chain that is gone to.
@@ -65,6 +77,8 @@ pub enum Hook {
     Input,
     /// Through the node.
     Forward,
+    /// From the node itself.
+    Output,
 }
 
 /// A rule: all matches hold, then the counter counts, then the verdict.
@@ -96,7 +110,11 @@ pub enum Match {
     Family(Family),
     /// `meta l4proto NUMBER`
     L4Proto(u8),
-    /// `ip saddr @set` and the like; implies the family.
+    /// `iif lo`: comes over the loopback interface.
+    FromLoopback,
+    /// `oif lo`: goes over the loopback interface.
+    ToLoopback,
+    /// `ip saddr @set` and the like, of a set or an interval set; implies the family.
     InSet {
         /// Which address.
         side: Side,
@@ -194,6 +212,14 @@ pub enum Op {
     AddElements(String, BTreeSet<IpAddr>),
     /// Removes elements; all must be there.
     DeleteElements(String, BTreeSet<IpAddr>),
+    /// Makes an empty interval set.
+    AddIntervalSet(String, Family),
+    /// Removes an interval set that nobody uses.
+    DeleteIntervalSet(String),
+    /// Adds ranges, first to last address; one that overlaps a range that is there is an error, unless it is the same.
+    AddIntervals(String, BTreeMap<IpAddr, IpAddr>),
+    /// Removes ranges; all must be there exactly so.
+    DeleteIntervals(String, BTreeMap<IpAddr, IpAddr>),
     /// Makes an empty verdict map.
     AddMap(String, Family),
     /// Removes a map that nobody uses.

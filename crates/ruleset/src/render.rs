@@ -7,7 +7,7 @@ use policy::model::Family;
 use sha2::{Digest, Sha256};
 
 use crate::names::hex;
-use crate::{Action, Base, Chain, CtStates, Hook, Match, Op, Rule, Ruleset, Set, Side, TABLE, Transaction, VerdictMap};
+use crate::{Action, Base, Chain, CtStates, Hook, IntervalSet, Match, Op, Rule, Ruleset, Set, Side, TABLE, Transaction, VerdictMap};
 
 impl Ruleset {
     /// SHA-256 of its text, in hex: equal rulesets have equal hashes, also in other processes and on other nodes.
@@ -25,6 +25,9 @@ impl Display for Ruleset {
         for (name, set) in &self.sets {
             write!(f, "  set {name} {set}")?;
         }
+        for (name, set) in &self.intervals {
+            write!(f, "  set {name} {set}")?;
+        }
         for (name, map) in &self.maps {
             write!(f, "  map {name} {map}")?;
         }
@@ -40,6 +43,16 @@ impl Display for Set {
         writeln!(f, "{{\n    type {}", key_type(self.family))?;
         if !self.elements.is_empty() {
             writeln!(f, "    elements = {{ {} }}", List(&self.elements))?;
+        }
+        writeln!(f, "  }}")
+    }
+}
+
+impl Display for IntervalSet {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{{\n    type {}\n    flags interval", key_type(self.family))?;
+        if !self.ranges.is_empty() {
+            writeln!(f, "    elements = {{ {} }}", List(self.ranges.iter().map(Range::from)))?;
         }
         writeln!(f, "  }}")
     }
@@ -79,6 +92,7 @@ impl Display for Hook {
         f.write_str(match self {
             Hook::Input => "input",
             Hook::Forward => "forward",
+            Hook::Output => "output",
         })
     }
 }
@@ -102,6 +116,8 @@ impl Display for Match {
             Match::Family(family) => write!(f, "meta nfproto {}", nfproto(*family)),
             // By number: names would need /etc/protocols.
             Match::L4Proto(number) => write!(f, "meta l4proto {number}"),
+            Match::FromLoopback => f.write_str("iif \"lo\""),
+            Match::ToLoopback => f.write_str("oif \"lo\""),
             Match::InSet { side, family, set } => write!(f, "{} {side} @{set}", header(*family)),
             Match::InNet { side, net } => {
                 let family = Family::of(net.addr());
@@ -170,6 +186,16 @@ impl Display for Op {
             Op::DeleteSet(name) => write!(f, "delete set inet {TABLE} {name}"),
             Op::AddElements(name, elements) => write!(f, "add element inet {TABLE} {name} {{ {} }}", List(elements)),
             Op::DeleteElements(name, elements) => write!(f, "delete element inet {TABLE} {name} {{ {} }}", List(elements)),
+            Op::AddIntervalSet(name, family) => {
+                write!(f, "add set inet {TABLE} {name} {{ type {}; flags interval; }}", key_type(*family))
+            }
+            Op::DeleteIntervalSet(name) => write!(f, "delete set inet {TABLE} {name}"),
+            Op::AddIntervals(name, ranges) => {
+                write!(f, "add element inet {TABLE} {name} {{ {} }}", List(ranges.iter().map(Range::from)))
+            }
+            Op::DeleteIntervals(name, ranges) => {
+                write!(f, "delete element inet {TABLE} {name} {{ {} }}", List(ranges.iter().map(Range::from)))
+            }
             Op::AddMap(name, family) => write!(f, "add map inet {TABLE} {name} {{ type {} : verdict; }}", key_type(*family)),
             Op::DeleteMap(name) => write!(f, "delete map inet {TABLE} {name}"),
             Op::AddMapElements(name, elements) => {
@@ -197,6 +223,21 @@ impl<I: IntoIterator<Item: Display> + Clone> Display for List<I> {
             item.fmt(f)?;
         }
         Ok(())
+    }
+}
+
+/// One element of an interval set.
+struct Range<'a>(&'a IpAddr, &'a IpAddr);
+
+impl<'a> From<(&'a IpAddr, &'a IpAddr)> for Range<'a> {
+    fn from((first, last): (&'a IpAddr, &'a IpAddr)) -> Self {
+        Range(first, last)
+    }
+}
+
+impl Display for Range<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.0 == self.1 { self.0.fmt(f) } else { write!(f, "{}-{}", self.0, self.1) }
     }
 }
 

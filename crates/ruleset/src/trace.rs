@@ -9,12 +9,17 @@ use crate::{Action, Base, CtStates, Hook, Match, Ruleset, Side};
 
 /// What the ruleset does with the packet. A ruleset that the kernel refuses has no meaning here.
 pub fn trace(ruleset: &Ruleset, packet: &Packet) -> Verdict {
-    let hook = match packet.path {
-        Path::Forward => Hook::Forward,
-        Path::Input => Hook::Input,
-        // Not hooked.
-        Path::Output => return Verdict::Allow,
+    let hooks: &[Hook] = match packet.path {
+        Path::Forward => &[Hook::Forward],
+        Path::Input => &[Hook::Input],
+        Path::Output => &[Hook::Output],
+        Path::Loopback => &[Hook::Output, Hook::Input],
     };
+    let denied = hooks.iter().map(|hook| at(ruleset, *hook, packet)).find(|verdict| *verdict != Verdict::Allow);
+    denied.unwrap_or(Verdict::Allow)
+}
+
+fn at(ruleset: &Ruleset, hook: Hook, packet: &Packet) -> Verdict {
     let mut bases: Vec<(Base, &str)> = ruleset
         .chains
         .iter()
@@ -63,8 +68,9 @@ fn holds(ruleset: &Ruleset, test: &Match, packet: &Packet) -> bool {
     match test {
         Match::CtState(states) => in_state(states, packet.state),
         Match::Family(family) => *family == family_of(packet),
+        Match::FromLoopback | Match::ToLoopback => packet.path == Path::Loopback,
         Match::L4Proto(number) => *number == protocol(packet),
-        Match::InSet { side, set, .. } => ruleset.sets.get(set).is_some_and(|set| set.elements.contains(&address(packet, *side))),
+        Match::InSet { side, set, .. } => in_set(ruleset, set, address(packet, *side)),
         Match::InNet { side, net } => net.contains(&address(packet, *side)),
         Match::DestinationPorts { from, to } => {
             matches!(packet.payload, Payload::Transport { destination, .. } if (*from..=*to).contains(&destination))
@@ -77,6 +83,12 @@ fn holds(ruleset: &Ruleset, test: &Match, packet: &Packet) -> bool {
             *family == family_of(packet) && matches!(packet.payload, Payload::Icmp { code, .. } if code == *wanted)
         }
     }
+}
+
+fn in_set(ruleset: &Ruleset, set: &str, address: IpAddr) -> bool {
+    let in_range = |first: &IpAddr, last: &IpAddr| (*first..=*last).contains(&address);
+    ruleset.sets.get(set).is_some_and(|set| set.elements.contains(&address))
+        || ruleset.intervals.get(set).is_some_and(|set| set.ranges.iter().any(|(first, last)| in_range(first, last)))
 }
 
 fn in_state(states: &CtStates, state: ConnState) -> bool {

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use policy::AttachmentRef;
 use policy::index::{Changed, Cluster, Key, Kind, Object};
-use policy::model::{GroupRef, NodeName, PodRef};
+use policy::model::{GroupRef, NodeName, PodRef, PrefixListRef};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
@@ -95,8 +96,10 @@ fn key(kind: Kind, Name { namespace, name }: Name) -> Key {
         Kind::Pod => Key::Pod(PodRef { namespace, name }),
         Kind::SecurityGroup => Key::SecurityGroup(GroupRef { namespace, name }),
         Kind::Attachment => Key::Attachment(AttachmentRef { namespace, name }),
+        Kind::PrefixList => Key::PrefixList(PrefixListRef { namespace, name }),
         Kind::Namespace => Key::Namespace(name),
         Kind::MemberSlice => Key::MemberSlice((namespace, name)),
+        Kind::Dns => Key::Dns((namespace, name)),
     }
 }
 
@@ -167,6 +170,22 @@ impl<M: Send + 'static> Watches<M> {
         })
     }
 
+    /// Prefix lists as facts.
+    pub fn prefix_lists(&self, wrap: impl Fn(Change) -> M + Send + 'static) -> Watch {
+        let read = |object: DynamicObject| Ok(prefix_list(&object));
+        self.open("prefixlists", self.stored::<api::PrefixList>(), Config::default(), read, move |step| {
+            wrap(Change::of(Kind::PrefixList, step))
+        })
+    }
+
+    /// The addresses behind a Service of cluster DNS, as facts.
+    pub fn dns(&self, namespace: &str, service: &str, wrap: impl Fn(Change) -> M + Send + 'static) -> Watch {
+        let config = Config::default().labels(&format!("kubernetes.io/service-name={service}"));
+        let read = |slice: EndpointSlice| Ok(Object::dns(&slice));
+        let api = Api::namespaced(self.client.clone(), namespace);
+        self.open("endpointslices", api, config, read, move |step| wrap(Change::of(Kind::Dns, step)))
+    }
+
     /// The member slices of these groups, by their ids (`sg-…`), as facts. At least one id.
     pub fn member_slices_of(&self, ids: &BTreeSet<String>, wrap: impl Fn(Change) -> M + Send + 'static) -> Watch {
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
@@ -221,6 +240,11 @@ pub fn security_group(object: &DynamicObject) -> Object {
 /// The facts of a stored attachment.
 pub fn attachment(object: &DynamicObject) -> Object {
     Object::attachment(&object.metadata, object.data.get("spec").unwrap_or(&Value::Null))
+}
+
+/// The facts of a stored prefix list.
+pub fn prefix_list(object: &DynamicObject) -> Object {
+    Object::prefix_list(&object.metadata, object.data.get("spec").unwrap_or(&Value::Null))
 }
 
 /// A stored object as one of our kinds, or why it is none.

@@ -16,7 +16,7 @@ fn shop() -> Vec<Object> {
 
 #[test]
 fn nothing_is_committed_before_every_first_list_is_in() {
-    let kinds = [Kind::Pod, Kind::SecurityGroup, Kind::Attachment, Kind::Namespace];
+    let kinds = crate::facts::FIRST;
     for last in kinds {
         let mut node = Node::new();
         for kind in kinds.into_iter().filter(|kind| *kind != last) {

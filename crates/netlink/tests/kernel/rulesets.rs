@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use policy::model::Family;
 use proptest::prelude::*;
-use ruleset::{Action, Base, Chain, CtStates, Hook, Match, Rule, Ruleset, Set, Side, VerdictMap};
+use ruleset::{Action, Base, Chain, CtStates, Hook, IntervalSet, Match, Rule, Ruleset, Set, Side, VerdictMap, merge};
 
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 pub const SIDES: [Side; 2] = [Side::Source, Side::Destination];
@@ -30,6 +30,7 @@ pub fn frame() -> Ruleset {
         family,
         elements: texts.iter().map(|(key, chain)| (key.parse().expect("an address"), (*chain).to_owned())).collect(),
     };
+    let intervals = |family, texts: &[&str]| IntervalSet { family, ranges: merge(&texts.iter().map(|text| net(text)).collect(), family) };
     let base = |hook, priority| Chain { base: Some(Base { hook, priority }), rules: Vec::new() };
     Ruleset {
         counters: BTreeSet::from(["c".into(), "in/shop/web.v2/sgr-00f".into(), "n".repeat(255)]),
@@ -37,6 +38,12 @@ pub fn frame() -> Ruleset {
             ("s4".into(), set(Family::V4, &["10.0.0.1", "10.0.0.2", "255.255.255.255", "0.0.0.0"])),
             ("s6".into(), set(Family::V6, &["2001:db8::1", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"])),
             ("empty".into(), set(Family::V4, &[])),
+        ]),
+        intervals: BTreeMap::from([
+            ("i4".into(), intervals(Family::V4, &["0.0.0.0/32", "10.0.0.0/8", "192.0.2.1/32", "255.255.255.254/31"])),
+            ("i6".into(), intervals(Family::V6, &["::/127", "2001:db8::/32", "ffff::/16"])),
+            ("none".into(), intervals(Family::V6, &[])),
+            ("every".into(), intervals(Family::V4, &["0.0.0.0/0"])),
         ]),
         maps: BTreeMap::from([
             ("m4".into(), map(Family::V4, &[("10.0.0.1", "a"), ("10.0.0.2", "b")])),
@@ -48,6 +55,7 @@ pub fn frame() -> Ruleset {
             ("forward".into(), base(Hook::Forward, -6)),
             ("forward-2".into(), base(Hook::Forward, i32::MAX)),
             ("input".into(), base(Hook::Input, i32::MIN)),
+            ("output".into(), base(Hook::Output, 0)),
         ]),
     }
 }
@@ -71,6 +79,8 @@ pub fn everything() -> Ruleset {
             let in_set = Match::InSet { side, family, set: set.into() };
             let lookup = Action::Lookup { side, family, map: map.into() };
             rules.push(rule(vec![in_set.clone()], Action::Return));
+            let ranges = if family == Family::V4 { "i4" } else { "i6" };
+            rules.push(rule(vec![Match::InSet { side, family, set: ranges.into() }], Action::Return));
             rules.push(rule(vec![], lookup.clone()));
             rules.push(rule(vec![in_set.clone()], lookup.clone()));
             // A test of the family that the rule itself asks for is not the one that belongs to the address.
@@ -87,6 +97,8 @@ pub fn everything() -> Ruleset {
         }
     }
     rules.push(rule(vec![Match::Family(Family::V4), Match::Family(Family::V6)], Action::Drop));
+    rules.push(rule(vec![Match::FromLoopback], Action::Accept));
+    rules.push(rule(vec![Match::ToLoopback, Match::Family(Family::V6)], Action::Accept));
     for protocol in 0..=255 {
         rules.push(rule(vec![Match::L4Proto(protocol)], Action::Accept));
     }
@@ -132,7 +144,12 @@ fn network() -> impl Strategy<Value = IpNet> {
 
 /// What may stand in a rule in any place; ports and ICMP stand behind their protocol.
 fn conditions() -> impl Strategy<Value = Vec<Match>> {
-    let set = |family| if family == Family::V4 { "s4" } else { "s6" };
+    let set = |family, ranges| match (family, ranges) {
+        (Family::V4, false) => "s4",
+        (Family::V6, false) => "s6",
+        (Family::V4, true) => "i4",
+        (Family::V6, true) => "i6",
+    };
     prop_oneof![
         (1..16_u8).prop_map(|bits| {
             vec![Match::CtState(CtStates {
@@ -144,7 +161,12 @@ fn conditions() -> impl Strategy<Value = Vec<Match>> {
         }),
         family().prop_map(|family| vec![Match::Family(family)]),
         any::<u8>().prop_map(|protocol| vec![Match::L4Proto(protocol)]),
-        (side(), family()).prop_map(move |(side, family)| vec![Match::InSet { side, family, set: set(family).into() }]),
+        (side(), family(), any::<bool>()).prop_map(move |(side, family, ranges)| vec![Match::InSet {
+            side,
+            family,
+            set: set(family, ranges).into()
+        }]),
+        any::<bool>().prop_map(|from| vec![if from { Match::FromLoopback } else { Match::ToLoopback }]),
         (side(), network()).prop_map(|(side, net)| vec![Match::InNet { side, net }]),
         (prop::sample::select(&[6_u8, 17, 132][..]), any::<u16>(), any::<u16>(), any::<bool>()).prop_map(
             |(protocol, one, other, source)| {
@@ -191,11 +213,19 @@ pub fn random() -> impl Strategy<Value = Ruleset> {
     let chain = || prop::sample::select(&["a", "b"][..]).prop_map(str::to_owned);
     let entries = move |family| prop::collection::btree_map(address(family), chain(), 0..40);
     let rules = || prop::collection::vec(random_rule(), 0..8);
+    // Networks that overlap, touch and contain one another (P53).
+    let nets = |family: Family| {
+        let top = if family == Family::V4 { 32 } else { 128 };
+        let net = (address(family), 0..=8_u8).prop_map(move |(address, wider)| IpNet::new(address, top - wider).expect("a length").trunc());
+        prop::collection::btree_set(net, 0..30).prop_map(move |nets| merge(&nets, family))
+    };
     let parts = (elements(Family::V4), elements(Family::V6), entries(Family::V4), entries(Family::V6), rules(), rules());
-    parts.prop_map(|(s4, s6, m4, m6, forward, input)| {
+    (parts, nets(Family::V4), nets(Family::V6)).prop_map(|((s4, s6, m4, m6, forward, input), i4, i6)| {
         let mut ruleset = frame();
         ruleset.sets.insert("s4".into(), Set { family: Family::V4, elements: s4 });
         ruleset.sets.insert("s6".into(), Set { family: Family::V6, elements: s6 });
+        ruleset.intervals.insert("i4".into(), IntervalSet { family: Family::V4, ranges: i4 });
+        ruleset.intervals.insert("i6".into(), IntervalSet { family: Family::V6, ranges: i6 });
         ruleset.maps.insert("m4".into(), VerdictMap { family: Family::V4, elements: m4 });
         ruleset.maps.insert("m6".into(), VerdictMap { family: Family::V6, elements: m6 });
         ruleset.chains.entry("forward".into()).or_default().rules = forward;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::index::{Key, Object};
-use crate::model::PodRef;
+use crate::model::{Peer, PodRef};
 use crate::resolve;
 use k8s_openapi::api::core::v1::Pod as K8sPod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

@@ -1,4 +1,4 @@
-use api::{AppliedAttachment, AppliedGroup};
+use api::{AppliedGroup, AppliedObject};
 use k8s_openapi::api::core::v1::Pod as K8sPod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ impl World {
             generation,
             endpoints: 1,
         };
-        let attachment = |&(name, uid, generation): &(&str, &str, i64)| AppliedAttachment {
+        let attachment = |&(name, uid, generation): &(&str, &str, i64)| AppliedObject {
             namespace: "shop".into(),
             name: name.into(),
             uid: uid.into(),
@@ -227,7 +227,7 @@ fn a_peer_that_does_not_exist_is_stale_until_it_does_s20() {
     assert_eq!(world.group_says("web", STALE_RULES), "True PeerNotFound");
     assert_eq!(
         message(&world.group_status("web").conditions, STALE_RULES),
-        "ingress[1].from[0]: SecurityGroup shop/bastion does not exist. They match nothing until the groups are created; or take them out"
+        "ingress[1].from[0]: SecurityGroup shop/bastion does not exist. They match nothing until these are created; or take them out"
     );
     assert_eq!(world.group_says("web", READY), "True Ready", "a stale rule is no failure");
     world.group("bastion", "b", 1, json!({}));
@@ -296,7 +296,7 @@ fn more_pairs_than_aws_allows_are_in_force_and_said_s24() {
     world.group("web", "u", 3, json!({"egress": [{"type": "SSH", "to": cidrs(51)}]}));
     assert_eq!(world.group_says("web", WITHIN_QUOTA), "False RulesPerSecurityGroupLimitExceeded");
     let said = message(&world.group_status("web").conditions, WITHIN_QUOTA);
-    assert_eq!(said, "51 egress (rule, peer) pairs, the limit is 50; all are in force");
+    assert_eq!(said, "the egress (rule, peer) pairs weigh 51 (a prefix list weighs its maxEntries), the limit is 50; all are in force");
     assert_eq!(world.group_says("web", READY), "True Ready");
 }
 

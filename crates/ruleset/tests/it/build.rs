@@ -26,9 +26,18 @@ pub fn pod(text: &str) -> PodRef {
     PodRef { namespace: namespace.into(), name: name.into() }
 }
 
-/// A network, or else a group.
+/// `pl/shop/offices`, a network, or else a group.
 pub fn peer(text: &str) -> Peer {
-    text.parse().map_or_else(|_| Peer::Group(group(text)), Peer::Net)
+    match text.strip_prefix("pl/") {
+        Some(name) => Peer::PrefixList(list(name)),
+        None => text.parse().map_or_else(|_| Peer::Group(group(text)), Peer::Net),
+    }
+}
+
+/// `shop/offices`
+pub fn list(text: &str) -> PrefixListRef {
+    let GroupRef { namespace, name } = group(text);
+    PrefixListRef { namespace, name }
 }
 
 pub fn rule(id: &str, traffic: Traffic, far: &str) -> Rule {
@@ -53,6 +62,7 @@ pub trait Build {
     fn rejecting_pod(self, name: &str, addresses: &[&str], groups: &[&str]) -> Self;
     fn group(self, name: &str, ingress: &[Rule], egress: &[Rule]) -> Self;
     fn members(self, name: &str, addresses: &[&str]) -> Self;
+    fn prefix_list(self, name: &str, entries: &[&str]) -> Self;
 }
 
 impl Build for NodePolicy {
@@ -76,6 +86,11 @@ impl Build for NodePolicy {
 
     fn members(mut self, name: &str, of: &[&str]) -> Self {
         self.members.insert(group(name), addresses(of));
+        self
+    }
+
+    fn prefix_list(mut self, name: &str, entries: &[&str]) -> Self {
+        self.prefix_lists.insert(list(name), entries.iter().map(|net| net.parse().unwrap()).collect());
         self
     }
 }

@@ -1,8 +1,12 @@
 //! Each refusal of the fake kernel, and that a refused transaction leaves nothing.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use policy::model::Family::{self, V4, V6};
 use ruleset::{
-    Action, Base, Chain, CtStates, FakeKernel, Hook, Kernel, Kind, Match, Op, Reason, Refused, Rule, Ruleset, Set, Side, VerdictMap,
+    Action, Base, Chain, CtStates, FakeKernel, Hook, IntervalSet, Kernel, Kind, Match, Op, Reason, Refused, Rule, Ruleset, Set, Side,
+    VerdictMap,
 };
 
 use crate::build::{address, addresses};
@@ -10,6 +14,7 @@ use crate::build::{address, addresses};
 /// A small table that uses all it has: base jumps to leaf, tests set, looks map up; map leads to leaf.
 fn table() -> Ruleset {
     let rules = vec![
+        Rule { matches: vec![in_set("ranges", V4)], counter: None, action: Action::Return },
         Rule { matches: vec![in_set("set", V4)], counter: Some("counter".into()), action: Action::Jump("leaf".into()) },
         Rule { matches: vec![], counter: None, action: look_up("map", V4) },
     ];
@@ -17,9 +22,18 @@ fn table() -> Ruleset {
     Ruleset {
         counters: ["counter".to_string()].into(),
         sets: [("set".to_string(), Set { family: V4, elements: addresses(&["10.0.0.1"]) })].into(),
+        intervals: [("ranges".to_string(), ranges(&[("10.0.0.4", "10.0.0.7")]))].into(),
         maps: [("map".to_string(), VerdictMap { family: V4, elements: [(address("10.0.0.1"), "leaf".to_string())].into() })].into(),
         chains: [("base".to_string(), Chain { base: Some(base), rules }), ("leaf".to_string(), Chain::default())].into(),
     }
+}
+
+fn ranges(ranges: &[(&str, &str)]) -> IntervalSet {
+    IntervalSet { family: V4, ranges: intervals(ranges) }
+}
+
+fn intervals(ranges: &[(&str, &str)]) -> BTreeMap<IpAddr, IpAddr> {
+    ranges.iter().map(|(first, last)| (address(first), address(last))).collect()
 }
 
 fn in_set(set: &str, family: Family) -> Match {
@@ -48,6 +62,29 @@ fn refused(ops: Vec<Op>, reason: Reason) {
 
 fn missing(kind: Kind, name: &str) -> Reason {
     Reason::Missing(kind, name.into())
+}
+
+/// The kernel refuses overlaps; what touches would be read back as it likes (P53).
+#[test]
+fn ranges_neither_overlap_nor_touch() {
+    let add = |first: &str, last: &str| Op::AddIntervals("ranges".into(), intervals(&[(first, last)]));
+    let overlap = |first: &str, last: &str| Reason::Overlap("ranges".into(), address(first), address(last));
+    for (first, last) in
+        [("10.0.0.5", "10.0.0.5"), ("10.0.0.0", "10.0.0.4"), ("10.0.0.0", "10.0.0.255"), ("10.0.0.0", "10.0.0.3"), ("10.0.0.8", "10.0.0.9")]
+    {
+        refused(vec![add(first, last)], overlap(first, last));
+    }
+    refused(vec![add("10.0.0.9", "10.0.0.8")], Reason::Malformed("10.0.0.9-10.0.0.8".into()));
+    let same = commit(vec![add("10.0.0.4", "10.0.0.7")]).unwrap();
+    assert_eq!(same, table(), "the same once more");
+    let delete = |first: &str, last: &str| Op::DeleteIntervals("ranges".into(), intervals(&[(first, last)]));
+    refused(vec![delete("10.0.0.4", "10.0.0.6")], Reason::MissingElement("ranges".into(), address("10.0.0.4")));
+    let wider = commit(vec![delete("10.0.0.4", "10.0.0.7"), add("10.0.0.0", "10.0.0.9")]).unwrap();
+    assert_eq!(wider.intervals["ranges"], ranges(&[("10.0.0.0", "10.0.0.9")]));
+    refused(vec![Op::DeleteIntervalSet("ranges".into())], Reason::InUse(Kind::Set, "ranges".into()));
+    refused(vec![Op::DeleteIntervalSet("set".into())], missing(Kind::Set, "set"));
+    refused(vec![Op::AddSet("ranges".into(), V4)], Reason::Exists(Kind::Set, "ranges".into()));
+    refused(vec![Op::AddIntervalSet("set".into(), V4)], Reason::Exists(Kind::Set, "set".into()));
 }
 
 #[test]
@@ -121,6 +158,7 @@ fn what_nobody_uses_any_more_is_deleted() {
         Op::DeleteChain("leaf".into()),
         Op::DeleteChain("base".into()),
         Op::DeleteSet("set".into()),
+        Op::DeleteIntervalSet("ranges".into()),
         Op::DeleteCounter("counter".into()),
     ];
     assert_eq!(commit(ops), Ok(Ruleset::default()));

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use api::OnDeny;
+use ipnet::IpNet;
 use policy::model::*;
 use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use ruleset::{Action, Base, Chain, CtStates, Hook, Match, Ruleset, Set, Side, VerdictMap};
+use ruleset::{Action, Base, Chain, CtStates, Hook, IntervalSet, Match, Ruleset, Set, Side, VerdictMap, merge};
 
 use crate::build::{address, addresses, icmp, ports};
 
@@ -48,7 +49,7 @@ fn transport() -> impl Strategy<Value = Transport> {
 }
 
 fn port() -> impl Strategy<Value = u16> {
-    prop_oneof![3 => select(vec![67, 68, 80, 81, 546, 547]), 1 => 1..=u16::MAX]
+    prop_oneof![3 => select(vec![53, 67, 68, 80, 81, 546, 547]), 1 => 1..=u16::MAX]
 }
 
 fn icmp_type() -> impl Strategy<Value = u8> {
@@ -68,7 +69,31 @@ fn traffic() -> impl Strategy<Value = Traffic> {
 
 fn peer() -> impl Strategy<Value = Peer> {
     let nets = ["0.0.0.0/0", "::/0", "10.2.0.0/16", "10.2.0.2/32", "10.2.0.2/31", "fd00::/8", "fd00:2::3/128", "2001:db8::/32"];
-    prop_oneof![select(nets.to_vec()).prop_map(|net| Peer::Net(net.parse().unwrap())), group().prop_map(Peer::Group)]
+    let net = select(nets.to_vec()).prop_map(|net| Peer::Net(net.parse().unwrap()));
+    prop_oneof![net, group().prop_map(Peer::Group), list().prop_map(Peer::PrefixList)]
+}
+
+fn list() -> impl Strategy<Value = PrefixListRef> {
+    select(vec!["offices", "Odd {"]).prop_map(|name| PrefixListRef { namespace: "shop".into(), name: name.into() })
+}
+
+/// Overlapping, touching and equal networks around the addresses of the pool.
+fn nets(family: Family) -> impl Strategy<Value = BTreeSet<IpNet>> {
+    let own: Vec<IpAddr> = POOL.iter().copied().map(address).filter(|address| Family::of(*address) == family).collect();
+    let most = if family == Family::V4 { 32 } else { 128 };
+    let net = (select(own), 0..=3u8, 0..=8u8).prop_map(move |(address, shorter, much)| {
+        let length = if much == 0 { 0 } else { most - shorter * much };
+        IpNet::new_assert(address, length).trunc()
+    });
+    btree_set(net, 0..6)
+}
+
+fn prefix_lists() -> impl Strategy<Value = BTreeMap<PrefixListRef, BTreeSet<IpNet>>> {
+    proptest::collection::btree_map(list(), family().prop_flat_map(nets), 0..3)
+}
+
+fn exempt() -> impl Strategy<Value = BTreeSet<Exemption>> {
+    prop_oneof![Just(Exemption::DEFAULT.into()), subsequence(Exemption::ALL.to_vec(), 0..=7).prop_map(|some| some.into_iter().collect())]
 }
 
 fn rules() -> impl Strategy<Value = BTreeSet<Rule>> {
@@ -86,8 +111,9 @@ pub fn policy() -> impl Strategy<Value = NodePolicy> {
     let owners = vec(option::of(0..4usize), POOL.len());
     let endpoints = vec((btree_set(group(), 0..3), prop::bool::ANY), 4);
     let members = proptest::collection::btree_map(group(), some_addresses(), 0..6);
-    (owners, endpoints, groups(), members).prop_map(|(owners, endpoints, groups, members)| {
-        let mut policy = NodePolicy { groups, members, ..NodePolicy::default() };
+    let around = (prefix_lists(), exempt(), some_addresses());
+    (owners, endpoints, groups(), members, around).prop_map(|(owners, endpoints, groups, members, (prefix_lists, exempt, cluster_dns))| {
+        let mut policy = NodePolicy { groups, members, prefix_lists, exempt, cluster_dns, ..NodePolicy::default() };
         for (text, owner) in POOL.iter().zip(owners) {
             let Some(owner) = owner else { continue };
             let (groups, rejects) = &endpoints[owner];
@@ -117,7 +143,7 @@ pub fn packet() -> impl Strategy<Value = Packet> {
         6 => Just(ConnState::New),
         1 => select(vec![ConnState::Established, ConnState::Related, ConnState::Invalid]),
     ];
-    let path = prop_oneof![6 => Just(Path::Forward), 2 => Just(Path::Input), 1 => Just(Path::Output)];
+    let path = prop_oneof![6 => Just(Path::Forward), 2 => Just(Path::Input), 1 => Just(Path::Output), 1 => Just(Path::Loopback)];
     (ends, payload, state, path).prop_map(|((source, destination), payload, state, path)| Packet {
         source,
         destination,
@@ -130,14 +156,14 @@ pub fn packet() -> impl Strategy<Value = Packet> {
 /// One random chain: perhaps a base, and rules as numbers that are made to fit what there is.
 type RawChain = (Option<(bool, i32)>, Vec<(u8, usize, bool)>);
 
-/// One random set (or else map): its family, its addresses, and where a map's targets begin.
-type RawObject = (bool, Family, BTreeSet<IpAddr>, usize);
+/// One random set, interval set or map: its kind, its family, its addresses, and where a map's targets begin.
+type RawObject = (u8, Family, BTreeSet<IpAddr>, usize);
 
 /// Rulesets that `lower` does not make: objects that change family, hook or kind under one name.
 pub fn ruleset() -> impl Strategy<Value = Ruleset> {
     let chain = (option::weighted(0.3, (prop::bool::ANY, 0..2)), vec((0..6u8, 0..6usize, prop::bool::ANY), 0..4));
     let chains = vec(option::weighted(0.8, chain), 6);
-    let objects = vec(option::weighted(0.8, (prop::bool::ANY, family(), some_addresses(), 0..6usize)), 5);
+    let objects = vec(option::weighted(0.8, (0..3u8, family(), some_addresses(), 0..6usize)), 5);
     (chains, objects, btree_set(0..3u8, 0..3)).prop_map(|(chains, objects, counters)| assemble(&chains, objects, counters))
 }
 
@@ -147,11 +173,14 @@ fn assemble(chains: &[Option<RawChain>], objects: Vec<Option<RawObject>>, counte
     let regular = |index: usize| matches!(chains.get(index), Some(Some((None, _))));
     let mut made = Ruleset { counters: counters.into_iter().map(|counter| format!("counter-{counter}")).collect(), ..Ruleset::default() };
     for (index, object) in objects.into_iter().enumerate() {
-        let Some((is_set, family, addresses, first)) = object else { continue };
+        let Some((kind, family, addresses, first)) = object else { continue };
         let own = addresses.into_iter().filter(|address| Family::of(*address) == family);
         let name = format!("object-{index}");
-        if is_set {
+        if kind == 0 {
             made.sets.insert(name, Set { family, elements: own.collect() });
+        } else if kind == 1 {
+            let nets = own.map(|address| IpNet::new_assert(address, if family == Family::V4 { 31 } else { 127 }).trunc()).collect();
+            made.intervals.insert(name, IntervalSet { family, ranges: merge(&nets, family) });
         } else {
             let targets: Vec<usize> = (half..chains.len()).filter(|index| regular(*index)).collect();
             let element = |(place, key)| Some((key, format!("chain-{}", targets.get((first + place) % targets.len().max(1))?)));
@@ -160,12 +189,13 @@ fn assemble(chains: &[Option<RawChain>], objects: Vec<Option<RawObject>>, counte
     }
     for (index, chain) in chains.iter().enumerate() {
         let Some((base, raw)) = chain else { continue };
-        let base = base.map(|(input, priority)| Base { hook: if input { Hook::Input } else { Hook::Forward }, priority });
+        let base = base.map(|(input, priority)| Base { hook: if input { Hook::Input } else { Hook::Output }, priority });
         let mut rules = Vec::new();
         for (kind, number, flag) in raw {
             let (object, side) = (format!("object-{number}"), if *flag { Side::Source } else { Side::Destination });
             let counter = made.counters.iter().nth(*number).cloned();
-            let set = made.sets.get(&object).map(|set| Match::InSet { side, family: set.family, set: object.clone() });
+            let family = made.sets.get(&object).map(|set| set.family).or(made.intervals.get(&object).map(|set| set.family));
+            let set = family.map(|family| Match::InSet { side, family, set: object.clone() });
             let action = match kind {
                 0 => Action::Accept,
                 1 | 2 if number + index + 1 < chains.len() && regular(number + index + 1) => {

@@ -41,6 +41,26 @@ fn every_kind_of_rule() {
     insta::assert_snapshot!(lower(&policy));
 }
 
+/// S21: overlapping and touching entries are one range; the other family's set is there, empty.
+#[test]
+fn prefix_list() {
+    let rules = [rule("01", tcp(443), "pl/shop/offices"), rule("02", tcp(22), "pl/shop/gone")];
+    let policy = NodePolicy::default()
+        .pod("shop/web-0", &["10.2.0.2"], &["shop/web"])
+        .group("shop/web", &rules, &[])
+        .prefix_list("shop/offices", &["198.51.100.0/24", "198.51.100.128/25", "198.51.101.0/24", "203.0.113.7/32"]);
+    insta::assert_snapshot!(lower(&policy));
+}
+
+/// S36: nothing is exempt but cluster DNS.
+#[test]
+fn exemptions_switched() {
+    let mut policy = NodePolicy::default().pod("shop/web-0", &["10.2.0.2"], &[]);
+    policy.exempt = [Exemption::ClusterDns].into();
+    policy.cluster_dns = addresses(&["10.2.9.9", "fd00:2::9"]);
+    insta::assert_snapshot!(lower(&policy));
+}
+
 #[test]
 fn from_nothing() {
     insta::assert_snapshot!(Transaction::replace(&lower(&NodePolicy::default().pod("shop/web-0", &["10.2.0.2"], &[]))));

@@ -2,7 +2,7 @@
 //! before the exemptions, and whoever is not accepted is denied.
 
 use proptest::prelude::*;
-use ruleset::{Action, Chain, CtStates, Match, Rule, Ruleset, lower};
+use ruleset::{Action, Chain, CtStates, Hook, Match, Rule, Ruleset, lower};
 
 use crate::build::three_tier;
 use crate::generate;
@@ -34,7 +34,14 @@ fn lint_base(chain: &Chain) -> Option<&'static str> {
         return Some("does not begin with established traffic");
     }
     let dispatches = |rule: &Rule| rule.matches.is_empty() && matches!(rule.action, Action::Lookup { .. });
-    (rest.len() != 2 || !rest.iter().all(dispatches)).then_some("does more than dispatch")
+    // What the node sends to itself, and to its own pods (S36).
+    let exempts = |rule: &Rule| match rule.matches[..] {
+        [Match::FromLoopback] => chain.base.is_some_and(|base| base.hook == Hook::Input),
+        [Match::ToLoopback] | [Match::InSet { .. }] => chain.base.is_some_and(|base| base.hook == Hook::Output),
+        _ => false,
+    };
+    let counted = |rule: &Rule| rule.action == Action::Accept && rule.counter.as_ref().is_some_and(|name| name.starts_with("exempt-"));
+    (!rest.iter().all(|rule| dispatches(rule) || counted(rule) && exempts(rule))).then_some("does more than dispatch")
 }
 
 fn lint_endpoint(chain: &Chain) -> Option<&'static str> {

@@ -1,0 +1,71 @@
+//! Networks as the ranges of an interval set.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use policy::model::Family;
+
+/// The ranges that these networks of one family cover: no two of them overlap or touch, so that whatever entries come and go, the kernel
+/// never meets an overlap, which it refuses (P53).
+pub fn merge(nets: &BTreeSet<IpNet>, family: Family) -> BTreeMap<IpAddr, IpAddr> {
+    let mut ranges: BTreeMap<IpAddr, IpAddr> = BTreeMap::new();
+    // In the order of first addresses; a network comes before those within it or behind it.
+    for net in nets.iter().filter(|net| Family::of(net.addr()) == family) {
+        let (first, last) = (net.network(), net.broadcast());
+        match ranges.last_entry() {
+            Some(mut before) if next(*before.get()).is_none_or(|next| first <= next) => {
+                let end = last.max(*before.get());
+                before.insert(end);
+            }
+            _ => {
+                ranges.insert(first, last);
+            }
+        }
+    }
+    ranges
+}
+
+/// The address behind this one; none behind the last of its family.
+pub fn next(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => address.to_bits().checked_add(1).map(|bits| std::net::Ipv4Addr::from_bits(bits).into()),
+        IpAddr::V6(address) => address.to_bits().checked_add(1).map(|bits| std::net::Ipv6Addr::from_bits(bits).into()),
+    }
+}
+
+/// The address before this one; none before the first of its family.
+pub fn previous(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => address.to_bits().checked_sub(1).map(|bits| std::net::Ipv4Addr::from_bits(bits).into()),
+        IpAddr::V6(address) => address.to_bits().checked_sub(1).map(|bits| std::net::Ipv6Addr::from_bits(bits).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(nets: &[&str]) -> Vec<String> {
+        let nets: BTreeSet<IpNet> = nets.iter().map(|net| net.parse().unwrap()).collect();
+        let text = |(first, last): (IpAddr, IpAddr)| format!("{first}-{last}");
+        [Family::V4, Family::V6].into_iter().flat_map(|family| merge(&nets, family)).map(text).collect()
+    }
+
+    #[test]
+    fn p53_what_overlaps_or_touches_is_one_range() {
+        assert_eq!(merged(&["10.0.0.0/16", "10.0.3.0/24", "10.0.3.7/32"]), ["10.0.0.0-10.0.255.255"], "contained");
+        assert_eq!(merged(&["10.0.1.0/24", "10.0.2.0/24"]), ["10.0.1.0-10.0.2.255"], "neighbours that are no larger network");
+        assert_eq!(merged(&["10.0.1.0/24", "10.0.3.0/24"]), ["10.0.1.0-10.0.1.255", "10.0.3.0-10.0.3.255"]);
+        assert_eq!(merged(&["::1/128", "10.0.0.1/32"]), ["10.0.0.1-10.0.0.1", "::1-::1"], "families apart");
+    }
+
+    #[test]
+    fn the_ends_of_the_address_space_are_addresses_too() {
+        assert_eq!(merged(&["0.0.0.0/0", "10.0.0.0/8"]), ["0.0.0.0-255.255.255.255"]);
+        assert_eq!(merged(&["255.255.255.255/32", "0.0.0.0/32"]), ["0.0.0.0-0.0.0.0", "255.255.255.255-255.255.255.255"]);
+        assert_eq!(merged(&["255.255.255.254/32", "255.255.255.255/32"]), ["255.255.255.254-255.255.255.255"]);
+        assert_eq!(merged(&["::/0"]), ["::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]);
+        assert_eq!(merged(&[]), [""; 0]);
+    }
+}
