@@ -3,13 +3,14 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use crate::server::{Server, attachment, group};
+use crate::server::{Server, attachment, group, prefix_list};
 use crate::slices::OPERATOR;
 
 pub fn shown(server: &Server) -> Result<()> {
     let make = |object| server.kubectl_object(&["create", "-f", "-"], &object)?.silent("making it");
     make(group(json!({ "description": "Web tier" })))?;
     make(attachment(json!({ "securityGroups": ["web", "common"], "podSelector": {} })))?;
+    make(prefix_list(json!({ "addressFamily": "IPv4", "maxEntries": 20 })))?;
     let slice = json!({
         "apiVersion": "securitygroups.dev/v1alpha1", "kind": "MemberSlice", "addresses": ["10.244.1.5", "fd00::5"],
         "metadata": { "name": "web-7k2xq", "namespace": "shop", "labels": { api::LABEL_GROUP: "web", api::LABEL_GROUP_ID: "sg-0c1f6c1c2f0a4b7d1" } },
@@ -27,6 +28,7 @@ pub fn shown(server: &Server) -> Result<()> {
             "sgatt",
             json!({ "endpoints": 12, "skippedCount": 1, "nodes": nodes, "conditions": [condition("Accepted", "Accepted"), condition("Programmed", "AllNodes")] }),
         ),
+        ("sgpl", json!({ "entries": 3, "referencedBy": 2, "nodes": nodes, "conditions": [condition("Programmed", "AllNodes")] })),
         ("sgnr", json!({ "rulesetHash": "6f0c", "lastCommit": "2026-01-01T00:00:00Z", "conditions": [condition("Ready", "InForce")] })),
     ] {
         let name = if kind == "sgnr" { "worker-1" } else { "web" };
@@ -40,6 +42,7 @@ pub fn shown(server: &Server) -> Result<()> {
         ("sg", true, "NAME INGRESS EGRESS MEMBERS NODES PROGRAMMED AGE GROUP-ID DESCRIPTION", "web 6 1 12 3/3 True"),
         ("sgatt", false, "NAME GROUPS ENDPOINTS NODES PROGRAMMED AGE", r#"web ["web","common"] 12 3/3 True"#),
         ("sgatt", true, "NAME GROUPS ENDPOINTS NODES PROGRAMMED AGE ACCEPTED SKIPPED", r#"web ["web","common"] 12 3/3 True"#),
+        ("sgpl", false, "NAME FAMILY ENTRIES MAX-ENTRIES REFERENCED-BY NODES PROGRAMMED AGE", "web IPv4 3 20 2 3/3 True"),
         ("sgms", false, "NAME GROUP ADDRESSES AGE", r#"web-7k2xq web ["10.244.1.5","fd00::5"]"#),
         ("sgnr", false, "NAME READY REASON LAST-COMMIT AGE", "worker-1 True InForce"),
     ] {
@@ -53,6 +56,6 @@ pub fn shown(server: &Server) -> Result<()> {
     ensure!(wide.out.contains("sg-0c1f6c1c2f0a4b7d1") && wide.out.trim_end().ends_with("Web tier"), "{}", wide.out);
     let all = server.kubectl(&["get", "sg-all", "--all-namespaces", "-o", "name"])?;
     let kinds: Vec<&str> = all.out.lines().filter_map(|line| line.split('.').next()).collect();
-    ensure!(kinds == ["attachment", "memberslice", "nodereport", "securitygroup"], "{kinds:?}");
+    ensure!(kinds == ["attachment", "memberslice", "nodereport", "prefixlist", "securitygroup"], "{kinds:?}");
     server.clear()
 }

@@ -30,13 +30,17 @@ pub fn read(file: &str) -> Result<Value> {
     serde_saphyr::from_str(&std::fs::read_to_string(folder().join(file))?).context(file.to_owned())
 }
 
-/// What our programs would say against a stored group or attachment.
+/// What our programs would say against a stored group, attachment or prefix list.
 pub fn problems(stored: &Value) -> Result<Vec<Problem>> {
     let metadata = serde_json::from_value(stored["metadata"].clone())?;
     Ok(match stored["kind"].as_str() {
         Some("SecurityGroup") => match Object::security_group(&metadata, &stored["spec"]) {
             Object::SecurityGroup(_, group) => group.problems,
             _ => bail!("not a group"),
+        },
+        Some("PrefixList") => match Object::prefix_list(&metadata, &stored["spec"]) {
+            Object::PrefixList(_, list) => list.problems,
+            _ => bail!("not a prefix list"),
         },
         _ => match Object::attachment(&metadata, &stored["spec"]) {
             Object::Attachment(_, attachment) => attachment.problems,
@@ -53,6 +57,11 @@ pub fn group(spec: Value) -> Value {
 /// An Attachment shop/web.
 pub fn attachment(spec: Value) -> Value {
     object("Attachment", spec)
+}
+
+/// A PrefixList shop/web.
+pub fn prefix_list(spec: Value) -> Value {
+    object("PrefixList", spec)
 }
 
 fn object(kind: &str, spec: Value) -> Value {
@@ -109,7 +118,12 @@ impl Server {
     pub async fn policies_in_force(&self, wanted: bool) -> Result<()> {
         let twice = json!([{ "protocol": "All", "from": [{ "self": true }, { "self": true }] }]);
         let selector = json!({ "matchLabels": { "app": null } });
-        let broken = [group(json!({ "ingress": twice })), attachment(json!({ "securityGroups": ["web"], "podSelector": selector }))];
+        let entries = json!([{ "cidr": "10.0.0.0/8" }, { "cidr": "10.0.0.0/8" }]);
+        let broken = [
+            group(json!({ "ingress": twice })),
+            attachment(json!({ "securityGroups": ["web"], "podSelector": selector })),
+            prefix_list(json!({ "addressFamily": "IPv4", "maxEntries": 2, "entries": entries })),
+        ];
         for object in broken {
             eventually(&format!("policies in force: {wanted}"), || {
                 Ok(self.kubectl_object(&["create", "--dry-run=server", "-f", "-"], &object)?.done != wanted)
@@ -146,14 +160,14 @@ impl Server {
         Ok(serde_json::from_str(&answer.out)?)
     }
 
-    /// Removes all groups and attachments.
+    /// Removes all groups, attachments and prefix lists.
     pub fn clear(&self) -> Result<()> {
-        self.kubectl(&["delete", "sg,sgatt", "--all", "--namespace", "shop"])?.silent("deleting")
+        self.kubectl(&["delete", "sg,sgatt,sgpl", "--all", "--namespace", "shop"])?.silent("deleting")
     }
 
-    /// Fails if a group or an attachment is stored.
+    /// Fails if a group, an attachment or a prefix list is stored.
     pub fn nothing_is_stored(&self) -> Result<()> {
-        let answer = self.kubectl(&["get", "sg,sgatt", "--all-namespaces", "-o", "name"])?;
+        let answer = self.kubectl(&["get", "sg,sgatt,sgpl", "--all-namespaces", "-o", "name"])?;
         ensure!(answer.done && answer.out.is_empty(), "stored all the same: {}{}", answer.out, answer.err);
         Ok(())
     }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::server::{Server, attachment, eventually, group};
+use crate::server::{Server, attachment, eventually, group, prefix_list};
 
 const APPLY: [&[&str]; 2] = [&["apply", "-f", "-"], &["replace", "-f", "-"]];
 
@@ -38,15 +38,24 @@ pub fn judged(server: &Server) -> Result<()> {
     for way in APPLY {
         server.kubectl_object(way, &broken)?.refused_saying(&format!("{} of a null", way[0]), &["matchLabels"])?;
     }
+
+    let list = |family: &str, cidr: &str| prefix_list(json!({ "addressFamily": family, "maxEntries": 2, "entries": [{ "cidr": cidr }] }));
+    server.kubectl_object(&["apply", "-f", "-"], &list("IPv4", "10.0.0.0/8"))?.silent("a prefix list")?;
+    for way in APPLY {
+        server.kubectl_object(way, &list("IPv6", "fd00::/8"))?.refused_saying("another family", &["addressFamily cannot be changed"])?;
+    }
     server.clear()
 }
 
 pub fn status_is_ignored(server: &Server) -> Result<()> {
-    for kind in [group(json!({})), attachment(json!({ "securityGroups": ["web"], "podSelector": {} }))] {
+    let list = prefix_list(json!({ "addressFamily": "IPv4", "maxEntries": 1 }));
+    for kind in [group(json!({})), attachment(json!({ "securityGroups": ["web"], "podSelector": {} })), list] {
         let mut lying = kind.clone();
         lying["status"] = json!({ "observedGeneration": 1, "members": 5, "conditions": [] });
-        if kind["kind"] == "Attachment" {
-            lying["status"] = json!({ "observedGeneration": 1, "endpoints": 5, "conditions": [] });
+        match kind["kind"].as_str() {
+            Some("Attachment") => lying["status"] = json!({ "observedGeneration": 1, "endpoints": 5, "conditions": [] }),
+            Some("PrefixList") => lying["status"] = json!({ "observedGeneration": 1, "entries": 5, "conditions": [] }),
+            _ => {}
         }
         let name = kind["kind"].as_str().context("kind")?;
         for way in [["create", "-f", "-"], ["replace", "-f", "-"]] {

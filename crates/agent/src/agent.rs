@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::NodeReportStatus;
 use policy::index::Changed;
@@ -10,7 +11,7 @@ use runtime::patch::now;
 use runtime::shutdown::CancellationToken;
 use runtime::watch::{Watch, Watches};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::facts::{Facts, Message};
 use crate::metrics::Metrics;
@@ -21,6 +22,9 @@ use crate::thread::{Gone, KernelThread};
 
 /// What `/readyz` waits for, beside the watches.
 const FIRST_SYNC: &str = "first sync";
+
+/// How often the kernel's counters become metrics.
+const COUNT: Duration = Duration::from_secs(10);
 
 /// Everything that the loop holds.
 pub struct Agent {
@@ -49,6 +53,8 @@ impl Agent {
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Gone> {
         self.readiness.wait(FIRST_SYNC, "not all first lists are in");
         let mut pace = Pace::default();
+        let mut count = interval(COUNT);
+        count.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let due = pace.due();
             tokio::select! {
@@ -60,6 +66,7 @@ impl Agent {
                     }
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.sync(&mut pace).await?,
+                _ = count.tick(), if self.synced => self.metrics.counted(&self.kernel.counters().await?),
                 () = shutdown.cancelled() => return Ok(()),
             }
         }

@@ -1,10 +1,11 @@
 //! From a plan to the kernel: diff, commit, and the proof that it is in force.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use ruleset::{Kernel, Ruleset, Transaction, diff};
+use ruleset::{Counter, Kernel, Ruleset, Transaction, diff};
 use runtime::client::with_causes;
 
 use crate::plan::Plan;
@@ -143,6 +144,11 @@ impl<K: Kernel> Enforcement<K> {
             self.stands = None;
         }
         Ok(changed)
+    }
+
+    /// What the table's counters have counted.
+    pub fn counters(&mut self) -> Result<BTreeMap<String, Counter>, K::Error> {
+        self.kernel.counters()
     }
 
     /// The kernel.

@@ -1,8 +1,14 @@
 //! What can be counted of the loop.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use policy::model::{Direction, Exemption};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use ruleset::{denied_counter, exemption_counter, invalid_counter};
 use runtime::health::Registry;
 
 /// Metrics of the loop.
@@ -22,7 +28,15 @@ pub struct Metrics {
     pub groups: Gauge,
     /// What is not in force as written.
     pub problems: Gauge,
+    /// What passed whatever the rules say (S36).
+    exempted: Family<Labels, Counter>,
+    /// What no rule allowed.
+    denied: Family<Labels, Counter>,
+    /// What belonged to no connection and opened none (S37).
+    invalid: Family<Labels, Counter>,
 }
+
+type Labels = Vec<(&'static str, String)>;
 
 impl Metrics {
     /// Zero, and registered.
@@ -35,6 +49,9 @@ impl Metrics {
             endpoints: Gauge::default(),
             groups: Gauge::default(),
             problems: Gauge::default(),
+            exempted: Family::default(),
+            denied: Family::default(),
+            invalid: Family::default(),
         };
         registry.register(
             "sync_seconds",
@@ -47,6 +64,29 @@ impl Metrics {
         registry.register("endpoints", "Endpoints of this node that are guarded", metrics.endpoints.clone());
         registry.register("groups", "Security groups with an endpoint on this node", metrics.groups.clone());
         registry.register("problems", "Rules and objects that are not in force as written", metrics.problems.clone());
+        registry.register("exempted_packets", "Packets that passed whatever the rules say, by exemption", metrics.exempted.clone());
+        registry.register("denied_packets", "Packets that no rule allowed, by the direction seen from the pod", metrics.denied.clone());
+        registry.register(
+            "invalid_packets",
+            "Packets of guarded pods that belonged to no connection and opened none, by direction",
+            metrics.invalid.clone(),
+        );
         metrics
+    }
+
+    /// Takes over what the kernel has counted. A table that is made anew counts from zero, which Prometheus knows to read.
+    pub fn counted(&self, counters: &BTreeMap<String, ruleset::Counter>) {
+        let take = |family: &Family<Labels, Counter>, label: &'static str, value: String, counter: &str| {
+            if let Some(counted) = counters.get(counter) {
+                family.get_or_create_owned(&vec![(label, value)]).inner().store(counted.packets, Ordering::Relaxed);
+            }
+        };
+        for exemption in Exemption::ALL {
+            take(&self.exempted, "exemption", exemption.to_string(), exemption_counter(exemption));
+        }
+        for direction in [Direction::Ingress, Direction::Egress] {
+            take(&self.denied, "direction", direction.to_string(), denied_counter(direction));
+            take(&self.invalid, "direction", direction.to_string(), invalid_counter(direction));
+        }
     }
 }

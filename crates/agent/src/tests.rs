@@ -22,6 +22,7 @@ use crate::slices::Epoch;
 mod enforcement;
 mod membership;
 mod pacing;
+mod prefix_lists;
 
 fn metadata(name: &str, generation: i64) -> ObjectMeta {
     ObjectMeta {
@@ -114,6 +115,10 @@ impl Kernel for Flaky {
         self.inner.commit(transaction).expect("what the loop sends is legal");
         self.taken.push(transaction.clone());
         Ok(())
+    }
+
+    fn counters(&mut self) -> Result<BTreeMap<String, ruleset::Counter>, NoMemory> {
+        Ok(self.inner.counters().expect("counters"))
     }
 }
 
@@ -228,6 +233,20 @@ fn ids<const N: usize>(groups: [&str; N]) -> BTreeSet<String> {
 
 fn generations(status: &NodeReportStatus) -> Vec<(String, i64)> {
     status.groups.iter().map(|group| (group.name.clone(), group.generation)).collect()
+}
+
+#[test]
+fn s36_exemptions_are_read_by_name() {
+    assert_eq!(crate::exempt("Node,ClusterDNS").unwrap().0, [Exemption::Node, Exemption::ClusterDns].into());
+    assert_eq!(crate::exempt("").unwrap().0, [].into());
+    assert!(crate::exempt("Node,Nodes").unwrap_err().contains("there are: Node, NeighbourDiscovery"));
+    assert!(crate::service("kube-dns").is_err() && crate::service("kube-system/kube-dns").is_ok());
+}
+
+#[test]
+fn s36_the_default_of_the_option_is_the_default_of_the_policy() {
+    let options = <crate::Options as clap::Parser>::parse_from(["agent", "--node-name=n1"]);
+    assert_eq!(options.exempt.0, Exemption::DEFAULT.into());
 }
 
 #[test]

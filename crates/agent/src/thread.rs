@@ -1,8 +1,9 @@
 //! The kernel's side on a thread of its own: netlink calls block, and their objects need not be [`Send`].
 
+use std::collections::BTreeMap;
 use std::thread;
 
-use ruleset::Kernel;
+use ruleset::{Counter, Kernel};
 use runtime::patch::now;
 use tokio::sync::{mpsc, oneshot};
 
@@ -11,10 +12,9 @@ use crate::plan::Plan;
 
 type Reply = Result<Committed<Plan>, Failure>;
 
-struct Request {
-    plan: Plan,
-    recheck: bool,
-    reply: oneshot::Sender<Reply>,
+enum Request {
+    Enforce { plan: Plan, recheck: bool, reply: oneshot::Sender<Reply> },
+    Count { reply: oneshot::Sender<BTreeMap<String, Counter>> },
 }
 
 /// The way to the thread; the thread ends when this is dropped. The table stays as it is (S41).
@@ -48,7 +48,15 @@ impl KernelThread {
                 return;
             }
             let mut enforcement = Enforcement::new(kernel);
-            while let Some(Request { plan, recheck, reply }) = received.blocking_recv() {
+            while let Some(request) = received.blocking_recv() {
+                let (plan, recheck, reply) = match request {
+                    Request::Enforce { plan, recheck, reply } => (plan, recheck, reply),
+                    Request::Count { reply } => {
+                        // Counts are for people: what cannot be read now is read the next time.
+                        let _ = reply.send(enforcement.counters().unwrap_or_default());
+                        continue;
+                    }
+                };
                 let checked = if recheck { enforcement.recheck() } else { Ok(false) };
                 if let Ok(true) = checked {
                     tracing::warn!("someone else has changed our table; replacing it");
@@ -64,7 +72,14 @@ impl KernelThread {
     /// Puts a plan in force; with `recheck` the table is read again before.
     pub async fn enforce(&self, plan: Plan, recheck: bool) -> Result<Reply, Gone> {
         let (reply, replied) = oneshot::channel();
-        self.requests.send(Request { plan, recheck, reply }).await.map_err(|_| Gone)?;
+        self.requests.send(Request::Enforce { plan, recheck, reply }).await.map_err(|_| Gone)?;
+        replied.await.map_err(|_| Gone)
+    }
+
+    /// What the table's counters have counted; empty where they cannot be read.
+    pub async fn counters(&self) -> Result<BTreeMap<String, Counter>, Gone> {
+        let (reply, replied) = oneshot::channel();
+        self.requests.send(Request::Count { reply }).await.map_err(|_| Gone)?;
         replied.await.map_err(|_| Gone)
     }
 }

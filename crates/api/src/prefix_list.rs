@@ -33,7 +33,6 @@ use crate::stored::{Stored, present};
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = rules::entries_fit())]
-#[x_kube(validation = rules::entries_are_of_the_family())]
 pub struct PrefixListSpec {
     /// IPv4 or IPv6. Cannot be changed.
     #[x_kube(validation = rules::family_stays())]

@@ -34,10 +34,9 @@ mod socket;
 
 use std::collections::BTreeMap;
 
-use ruleset::{Kernel, Ruleset, Transaction};
+use ruleset::{Counter, Kernel, Ruleset, Transaction};
 
 pub use error::{Error, Refusal};
-pub use load::Counter;
 
 use socket::Socket;
 
@@ -51,11 +50,6 @@ impl Nftables {
     pub fn open() -> Result<Nftables, Error> {
         Ok(Nftables { socket: Socket::open().map_err(Error::Open)? })
     }
-
-    /// What every counter of our table has counted, in one dump; empty where there is no table.
-    pub fn counters(&mut self) -> Result<BTreeMap<String, Counter>, Error> {
-        load::counters(&mut self.socket)
-    }
 }
 
 impl Kernel for Nftables {
@@ -67,5 +61,9 @@ impl Kernel for Nftables {
 
     fn commit(&mut self, transaction: &Transaction) -> Result<(), Error> {
         commit::commit(&mut self.socket, transaction)
+    }
+
+    fn counters(&mut self) -> Result<BTreeMap<String, Counter>, Error> {
+        load::counters(&mut self.socket)
     }
 }

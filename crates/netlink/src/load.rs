@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use policy::model::Family;
-use ruleset::{Base, Hook, IntervalSet, Ruleset, Set, VerdictMap, previous};
+use ruleset::{Base, Counter, Hook, IntervalSet, Ruleset, Set, VerdictMap, previous};
 
 use crate::element::Element;
 use crate::encode::{hook_number, key_type, table_name};
@@ -24,16 +24,7 @@ const CHAIN_IS_BASE: u32 = 1;
 /// How often the whole table is read before giving up.
 const ATTEMPTS: usize = 20;
 
-/// What a named counter has counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Counter {
-    /// Packets.
-    pub packets: u64,
-    /// Their bytes, from the network header on.
-    pub bytes: u64,
-}
-
-/// What every counter has counted.
+/// What every counter has counted, in one dump.
 pub(crate) fn counters(socket: &mut Socket) -> Result<BTreeMap<String, Counter>, Error> {
     let mut filter = Object::new();
     filter.set_text(Object::TABLE, &table_name());

@@ -11,7 +11,7 @@ use policy::model::Family;
 use crate::fake_rule::{check_rule, check_walks};
 use crate::intervals::next;
 use crate::names::is_valid;
-use crate::{Action, Chain, IntervalSet, Kernel, Match, Op, Rule, Ruleset, Set, Transaction, VerdictMap};
+use crate::{Action, Chain, Counter, IntervalSet, Kernel, Match, Op, Rule, Ruleset, Set, Transaction, VerdictMap};
 
 /// How many chains deep a packet may be; the base chain is the first. `EMLINK` beyond.
 pub(crate) const JUMP_STACK: usize = 16;
@@ -63,6 +63,12 @@ impl Kernel for FakeKernel {
         self.table = table;
         self.commits += 1;
         Ok(())
+    }
+
+    /// No packet ever comes by.
+    fn counters(&mut self) -> Result<BTreeMap<String, Counter>, Refused> {
+        let names = self.table.iter().flat_map(|table| &table.counters);
+        Ok(names.map(|name| (name.clone(), Counter::default())).collect())
     }
 }
 

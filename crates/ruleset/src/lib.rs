@@ -20,13 +20,24 @@ mod names;
 mod render;
 mod trace;
 
+use std::collections::BTreeMap;
+
 pub use diff::diff;
 pub use exempt::exemption_counter;
 pub use fake::{FakeKernel, Kind, Reason, Refused};
 pub use intervals::{merge, next, previous};
-pub use lower::lower;
+pub use lower::{denied_counter, invalid_counter, lower};
 pub use model::*;
 pub use trace::trace;
+
+/// What a named counter has counted since its table was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes, from the network header on.
+    pub bytes: u64,
+}
 
 /// Where rulesets are in force: the real kernel, or the fake one of the tests.
 pub trait Kernel {
@@ -39,4 +50,7 @@ pub trait Kernel {
 
     /// Applies a transaction as a whole or not at all.
     fn commit(&mut self, transaction: &Transaction) -> Result<(), Self::Error>;
+
+    /// What every counter of our table has counted; empty where there is no table.
+    fn counters(&mut self) -> Result<BTreeMap<String, Counter>, Self::Error>;
 }

@@ -29,7 +29,9 @@ pub fn lower(policy: &NodePolicy) -> Ruleset {
     let mut ruleset = Ruleset::default();
     base_chains(&mut ruleset, policy);
     exempt::shared(&mut ruleset, policy);
-    ruleset.counters.extend(["invalid-in", "invalid-out", "denied-in", "denied-out"].map(String::from));
+    for direction in [Direction::Ingress, Direction::Egress] {
+        ruleset.counters.extend([invalid_counter(direction), denied_counter(direction)].map(String::from));
+    }
     for (list, entries) in &policy.prefix_lists {
         for family in FAMILIES {
             prefixes(&mut ruleset, list, family, merge(entries, family));
@@ -93,15 +95,31 @@ fn endpoint_chain(ruleset: &mut Ruleset, pod: &PodRef, endpoint: &Endpoint, grou
     let mut rules = vec![jump(EXEMPT.into())];
     rules.extend(exempt);
     // Here and not in the base chains: never for those that are not members (S37).
-    rules.push(Rule { matches: vec![Match::CtState(INVALID)], counter: Some(format!("invalid-{way}")), action: Action::Drop });
+    rules.push(Rule { matches: vec![Match::CtState(INVALID)], counter: Some(invalid_counter(direction).into()), action: Action::Drop });
     rules.extend(groups.iter().map(|group| jump(name(way, &[&group.namespace, &group.name]))));
-    rules.extend(denial(endpoint.on_deny, &format!("denied-{way}")));
+    rules.extend(denial(endpoint.on_deny, denied_counter(direction)));
     for address in &endpoint.addresses {
         if let Some(map) = ruleset.maps.get_mut(dispatch(direction, Family::of(*address))) {
             map.elements.insert(*address, chain.clone());
         }
     }
     ruleset.chains.insert(chain, Chain { base: None, rules });
+}
+
+/// The name of the counter of what was denied in a direction.
+pub const fn denied_counter(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "denied-in",
+        Direction::Egress => "denied-out",
+    }
+}
+
+/// The name of the counter of what belonged to no connection and opened none (S37).
+pub const fn invalid_counter(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "invalid-in",
+        Direction::Egress => "invalid-out",
+    }
 }
 
 /// How a denied packet ends (S32).

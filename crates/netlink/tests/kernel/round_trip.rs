@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::process::Command;
 
-use netlink::{Counter, Nftables};
+use netlink::Nftables;
 use policy::model::Family;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use ruleset::{Action, Kernel, Match, Op, Ruleset, Side, Transaction, diff};
+use ruleset::{Action, Counter, Kernel, Match, Op, Ruleset, Side, Transaction, diff};
 
 use crate::namespace::{in_namespace, nft};
 use crate::rulesets::{everything, frame, net, random, rule};

@@ -7,6 +7,8 @@ use super::*;
 use crate::index::{Key, Object as Fact};
 use crate::resolve;
 
+mod prefix_lists;
+
 /// A cluster and what its nodes report.
 #[derive(Default)]
 struct World {
