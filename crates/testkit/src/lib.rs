@@ -1,14 +1,22 @@
-//! Shared by tests only: policies from text, and generators of random policies and packets.
+//! Shared by tests only: policies from text, objects in a line, and generators of random policies, packets and histories.
 //!
-//! *In:* text, or randomness. *Out:* a [`policy::model::NodePolicy`] and packets that are likely to meet its edges.
+//! *In:* text, or randomness. *Out:* a [`policy::model::NodePolicy`] and packets that are likely to meet its edges; objects as the API
+//! server stores them ([`Manifest`]), and what it holds from moment to moment ([`steps`]), told in every way ([`history`]) to the
+//! pipeline from index to kernel ([`Program`]).
 //!
 //! Everything random draws on one small [`World`] of addresses and ports, the same that the kernel tests build from namespaces, so that
 //! a random packet can be sent for real.
 
 mod generate;
+pub mod history;
+pub mod manifest;
+mod program;
 mod scenario;
+pub mod steps;
 
 pub use generate::{case, icmp_kinds, node_policy, packet, ports};
+pub use manifest::Manifest;
+pub use program::{Event, Program, from_scratch};
 pub use scenario::Scenario;
 
 use std::net::IpAddr;

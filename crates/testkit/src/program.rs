@@ -1,0 +1,80 @@
+//! A program of ours in small: facts in one end, a fake kernel at the other.
+
+use policy::index::{Key, Kind, Object};
+use policy::model::NodeName;
+use policy::{Cluster, Compiled, compile, resolve};
+use ruleset::{FakeKernel, Kernel, Ruleset, Transaction, diff, lower};
+
+/// What a watch says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// An object is new, or has changed.
+    Apply(Object),
+    /// An object is gone.
+    Delete(Key),
+    /// The full list of a kind.
+    Reset(Kind, Vec<Object>),
+}
+
+/// The policy of a node and the ruleset that it becomes, from these facts and nothing else.
+pub fn from_scratch(cluster: &Cluster, node: &NodeName) -> (Compiled, Ruleset) {
+    let compiled = compile(cluster, &resolve(cluster), node);
+    let ruleset = lower(&compiled.policy);
+    (compiled, ruleset)
+}
+
+/// The pipeline of one node, from index to kernel.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Its node.
+    pub node: NodeName,
+    /// What it knows.
+    pub cluster: Cluster,
+    /// Where its rules are in force.
+    pub kernel: FakeKernel,
+}
+
+impl Program {
+    /// One that knows nothing yet.
+    pub fn new(node: &str) -> Program {
+        Program { node: NodeName(node.into()), cluster: Cluster::default(), kernel: FakeKernel::new() }
+    }
+
+    /// Takes what a watch says.
+    pub fn take(&mut self, event: &Event) {
+        let _ = match event.clone() {
+            Event::Apply(object) => self.cluster.apply(object),
+            Event::Delete(key) => self.cluster.delete(&key),
+            Event::Reset(kind, objects) => self.cluster.reset(kind, objects),
+        };
+    }
+
+    /// Forgets everything but what its kernel has, as after a crash (S41).
+    pub fn restart(&mut self) {
+        self.cluster = Cluster::default();
+    }
+
+    /// Brings the kernel to what the facts ask for, in one transaction.
+    ///
+    /// # Errors
+    /// Says what a kernel would refuse, and where the transaction does not lead where it should.
+    pub fn sync(&mut self) -> Result<(), String> {
+        let (_, wanted) = from_scratch(&self.cluster, &self.node);
+        let steps = match self.kernel.table() {
+            Some(table) => diff(table, &wanted),
+            None => Transaction::replace(&wanted),
+        };
+        self.kernel.commit(&steps).map_err(|error| format!("{error}\n{steps}"))?;
+        match self.kernel.table() {
+            Some(table) if *table == wanted => {}
+            other => {
+                return Err(format!(
+                    "the steps lead elsewhere\nsteps:\n{steps}\nis: {}\nshould be: {wanted}",
+                    other.cloned().unwrap_or_default()
+                ));
+            }
+        }
+        let again = diff(&wanted, &wanted);
+        if again.is_empty() { Ok(()) } else { Err(format!("steps from a ruleset to itself:\n{again}")) }
+    }
+}
