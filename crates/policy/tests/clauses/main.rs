@@ -2,5 +2,7 @@
 
 mod facts;
 mod membership;
+mod rows;
 mod rules;
+mod status;
 mod verdicts;

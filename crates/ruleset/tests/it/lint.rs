@@ -69,14 +69,14 @@ fn lint_group(chain: &Chain) -> Option<&'static str> {
 
 proptest! {
     #[test]
-    fn every_ruleset_is_in_order(policy in generate::policy()) {
+    fn p59_every_ruleset_is_in_order(policy in generate::policy()) {
         prop_assert_eq!(lint(&lower(&policy)), Vec::<String>::new());
     }
 }
 
 /// The lint itself notices.
 #[test]
-fn what_is_out_of_order_is_found() {
+fn p59_what_is_out_of_order_is_found() {
     let accept = || Rule { matches: vec![], counter: None, action: Action::Accept };
     let spoiled = |chain: &str, change: fn(&mut Vec<Rule>, Rule)| {
         let mut ruleset = lower(&three_tier());
