@@ -59,14 +59,25 @@ pub struct Problem {
     pub message: String,
 }
 
+/// Characters a message has at most: what cannot be read may say anything, and one object's trouble must not make the report of a node,
+/// in which it is quoted, too large to be written.
+const MESSAGE: usize = 512;
+
+fn short(message: String) -> String {
+    match message.char_indices().nth(MESSAGE) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message,
+    }
+}
+
 impl Problem {
     /// A problem of the object as a whole.
     pub fn whole(object: ObjectRef, reason: &'static str, message: impl Into<String>) -> Problem {
-        Problem { object, rule: String::new(), reason, message: message.into() }
+        Problem { object, rule: String::new(), reason, message: short(message.into()) }
     }
 
     /// A problem of one rule.
     pub fn of_rule(object: ObjectRef, rule: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Problem {
-        Problem { object, rule: rule.into(), reason, message: message.into() }
+        Problem { object, rule: rule.into(), reason, message: short(message.into()) }
     }
 }

@@ -78,3 +78,20 @@ fn p24_what_is_elsewhere_costs_nothing_here() {
     }
     assert_eq!(ruleset_size(&more), ruleset_size(&here));
 }
+
+/// The report of a node quotes what cannot be read: an object that is as large as the API server takes must not make it unwritable.
+#[test]
+fn s38_p23_what_cannot_be_read_is_quoted_in_few_words() {
+    let huge = "ä".repeat(500_000);
+    let rules =
+        json!([huge.clone(), {"protocol": huge.clone()}, {"type": huge.clone()}, {"protocol": "TCP", "from": [{"cidr": huge.clone()}]}]);
+    let mut objects = guarded(rules);
+    objects.push(Manifest::group("shop/other", json!({ (huge.clone()): 1 })));
+    objects.push(Manifest::attachment("shop/b", "web", &["other"]));
+    objects.push(Manifest::new("Attachment", "shop/c").set("/spec", json!(huge)));
+    let (compiled, _) = from_scratch(&State::of(&objects).cluster(), &NodeName("n1".into()));
+    assert!(compiled.problems.len() >= 6, "{}", compiled.problems.len());
+    for problem in compiled.problems {
+        assert!(problem.message.chars().count() <= 600, "{} characters of {}", problem.message.chars().count(), problem.reason);
+    }
+}
