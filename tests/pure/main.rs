@@ -1,4 +1,6 @@
-//! What needs nothing but cargo: the rule which crate may depend on which.
+//! What needs nothing but cargo: which crate may depend on which, and which clause is tested where.
+
+mod citations;
 
 use std::collections::BTreeSet;
 use std::process::Command;
