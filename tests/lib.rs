@@ -1,5 +1,7 @@
 //! Tests that need more than one crate; see `tests/run`. Here is what several of them share.
 
+pub mod conformance;
+
 use anyhow::{Result, ensure};
 use probe::Report;
 

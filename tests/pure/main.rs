@@ -1,6 +1,7 @@
-//! What needs nothing but cargo: which crate may depend on which, and which clause is tested where.
+//! What needs nothing but cargo: which crate may depend on which, which clause is tested where, and conformance without packets.
 
 mod citations;
+mod conformance;
 
 use std::collections::BTreeSet;
 use std::process::Command;
