@@ -6,6 +6,7 @@
 
 mod accepted;
 mod columns;
+mod conformance;
 mod duplicates;
 mod installed;
 mod nulls;
@@ -39,6 +40,7 @@ async fn admission() -> Result<()> {
     part("what was stored before can still go", updates::stored_before(&server).await);
     part("agents report for their own node", reports::own_node_only(&server));
     part("slices are the operator's", slices::by_the_operator_only(&server));
+    part("conformance: every manifest is taken", conformance::all_are_taken(&server));
     part("columns", columns::shown(&server));
     assert!(failed.is_empty(), "\n{}", failed.join("\n\n"));
     Ok(())
