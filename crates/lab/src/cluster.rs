@@ -20,6 +20,7 @@ use crate::kubectl::Running;
 use crate::netns::Namespace;
 use crate::network::Network;
 use crate::node::Node;
+use crate::node_config::Topology;
 use crate::process::Tree;
 use crate::programs;
 use crate::state::{self, Claim, Trees};
@@ -29,6 +30,7 @@ use crate::state::{self, Claim, Trees};
 pub struct Builder {
     name: String,
     nodes: u8,
+    topology: Topology,
     images: Vec<Image>,
     audit_log: bool,
     keep: bool,
@@ -38,6 +40,12 @@ impl Builder {
     /// How many nodes: 2 unless said otherwise, 0 for a control plane alone, 20 at most.
     pub fn nodes(mut self, nodes: u8) -> Builder {
         self.nodes = nodes;
+        self
+    }
+
+    /// How the pods of a node are connected: routed unless said otherwise.
+    pub fn topology(mut self, topology: Topology) -> Builder {
+        self.topology = topology;
         self
     }
 
@@ -68,6 +76,7 @@ impl Builder {
             bail!("{} nodes are more than one machine should have", self.nodes);
         }
         programs::check_debian()?;
+        self.topology.check()?;
         let probe = programs::ours(&["probe"])?.remove(0);
         let kubernetes = programs::kubernetes()?;
         let claim = Claim::new(&self.name, self.nodes)?;
@@ -86,7 +95,7 @@ impl Builder {
         if self.nodes > 0 {
             images.push(Image::probe()?);
         }
-        let preparing = prepare_nodes(&dir, claim.trees(), network.nodes, images);
+        let preparing = prepare_nodes(&dir, claim.trees(), network.nodes, self.topology, images);
         let kubeconfig = credentials.path("admin.kubeconfig");
         let client = client(&kubeconfig).await?;
         let (nodes, ready) = tokio::join!(preparing, wait_ready(&client, &control_plane));
@@ -118,10 +127,10 @@ impl Builder {
 }
 
 /// Starts all nodes' trees and gives them their images, all at the same time.
-async fn prepare_nodes(dir: &Path, trees: Trees, namespaces: Vec<Namespace>, images: Vec<Image>) -> Result<Vec<Node>> {
+async fn prepare_nodes(dir: &Path, trees: Trees, namespaces: Vec<Namespace>, topology: Topology, images: Vec<Image>) -> Result<Vec<Node>> {
     let dir = dir.to_owned();
     let work = move || {
-        let nodes = namespaces.into_iter().zip(0..).map(|(namespace, index)| Node::create(&dir, index, namespace, &trees));
+        let nodes = namespaces.into_iter().zip(0..).map(|(namespace, index)| Node::create(&dir, index, namespace, topology, &trees));
         let nodes = nodes.collect::<Result<Vec<Node>>>()?;
         let mut archives = Vec::new();
         for (image, number) in images.iter().zip(0..) {
@@ -208,7 +217,7 @@ impl fmt::Debug for Cluster {
 impl Cluster {
     /// A cluster to be; the name tells it from others on this machine.
     pub fn builder(name: &str) -> Builder {
-        Builder { name: name.to_owned(), nodes: 2, images: Vec::new(), audit_log: false, keep: false }
+        Builder { name: name.to_owned(), nodes: 2, topology: Topology::default(), images: Vec::new(), audit_log: false, keep: false }
     }
 
     /// Waits until every node takes pods, and the default namespace has what a pod needs.

@@ -21,6 +21,7 @@
 //!   │ 10.99.0.11 fd00:99::11 │ │ 10.99.0.12 fd00:99::12 │   pods: 10.244.N.0/24 and fd00:244:N::/64, one veth each, routed
 //!   └────────────────────────┘ └────────────────────────┘   services: 10.96.0.0/16 and fd00:96::/112
 //! ```
+//! With [`Topology::Bridge`] the pods of a node are on one Linux bridge, `cni0`, in the node's namespace instead.
 //!
 //! Invariants:
 //! 1. Everything lives in network namespaces of the cluster's own, so clusters with the same addresses run side by side; the host's network
@@ -53,5 +54,6 @@ pub use cluster::{Builder, Cluster, World, attach};
 pub use image::Image;
 pub use netns::Namespace;
 pub use node::Node;
+pub use node_config::Topology;
 pub use process::ProcessId;
 pub use signals::Signals;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use lab::Signals;
+use lab::{Cluster, Signals, Topology};
 
 /// A Kubernetes cluster on this machine, without a container engine.
 #[derive(Parser)]
@@ -23,6 +23,9 @@ enum Command {
         /// How many nodes; 0 for a control plane alone
         #[arg(long, default_value_t = 2)]
         nodes: u8,
+        /// How the pods of a node are connected
+        #[arg(long, value_enum, default_value_t)]
+        topology: Topology,
         /// Give the nodes the product's image, from the programs as they are built now
         #[arg(long)]
         product: bool,
@@ -35,6 +38,9 @@ enum Command {
         /// How many nodes; 0 for a control plane alone
         #[arg(long, default_value_t = 2)]
         nodes: u8,
+        /// How the pods of a node are connected
+        #[arg(long, value_enum, default_value_t)]
+        topology: Topology,
         /// What to run
         #[arg(last = true, required = true)]
         command: Vec<String>,
@@ -52,18 +58,20 @@ enum Command {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
-        Command::Up { name, nodes, product } => {
+        Command::Up { name, nodes, topology, product } => {
             let images = if product { vec![lab::Image::product()?] } else { Vec::new() };
             let mut signals = Signals::new()?;
             let cluster = tokio::select! {
                 biased;
                 code = signals.received() => return Ok(ExitCode::from(code)),
-                started = lab::Cluster::builder(&name).nodes(nodes).images(images).keep().start() => started?,
+                started = Cluster::builder(&name).nodes(nodes).topology(topology).images(images).keep().start() => started?,
             };
             println!("export KUBECONFIG={}", cluster.kubeconfig().display());
             println!("export PATH={}:$PATH", cluster.kubernetes().display());
         }
-        Command::Run { name, nodes, command } => return run(&name, nodes, &command).await,
+        Command::Run { name, nodes, topology, command } => {
+            return run(Cluster::builder(&name).nodes(nodes).topology(topology), &command).await;
+        }
         Command::Down { name } => lab::state::remove(&name)?,
         Command::Status => {
             println!("{:<16} {:<6} {:<6} {:<8} KUBECONFIG", "NAME", "NODES", "STATE", "OWNER");
@@ -78,10 +86,10 @@ async fn main() -> Result<ExitCode> {
 }
 
 /// Ctrl-C, TERM and HUP end it as its command's end does: the cluster is taken down either way.
-async fn run(name: &str, nodes: u8, command: &[String]) -> Result<ExitCode> {
+async fn run(cluster: lab::Builder, command: &[String]) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let work = async {
-        let cluster = lab::Cluster::builder(name).nodes(nodes).start().await?;
+        let cluster = cluster.start().await?;
         let (program, arguments) = command.split_first().context("no command")?;
         let path = std::env::var("PATH").unwrap_or_default();
         let status = tokio::process::Command::new(program)

@@ -15,7 +15,7 @@ use crate::addresses;
 use crate::cgroup::{self, Group};
 use crate::credentials::Credentials;
 use crate::netns::Namespace;
-use crate::node_config;
+use crate::node_config::{self, Topology};
 use crate::process::{ProcessId, Program, Tree, is_program, pids, run, until};
 use crate::programs::find_in_path;
 use crate::state::{Trees, node_label};
@@ -38,12 +38,12 @@ const PRIVATE: [&str; 5] = ["/run/netns", "/run/containerd", "/var/lib/kubelet",
 
 impl Node {
     /// Starts the tree of a node, with containerd in it.
-    pub(crate) fn create(cluster_dir: &Path, index: u8, namespace: Namespace, trees: &Trees) -> Result<Node> {
+    pub(crate) fn create(cluster_dir: &Path, index: u8, namespace: Namespace, topology: Topology, trees: &Trees) -> Result<Node> {
         let name = node_label(index);
         let dir = cluster_dir.join(&name);
         fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
         let group = Group::create(namespace.name())?;
-        write_cni(&dir, index)?;
+        write_cni(&dir, index, topology)?;
         fs::write(dir.join("containerd.toml"), node_config::containerd(&dir))?;
         let private: String = PRIVATE.iter().map(|folder| format!("mkdir -p {folder}; mount -t tmpfs tmpfs {folder}\n")).collect();
         let tree = Tree::start(&namespace, &private, &dir.join("tree.log"))?;
@@ -186,15 +186,15 @@ impl Node {
 }
 
 /// The configuration of the pod network, and the folder of plugins.
-fn write_cni(dir: &Path, index: u8) -> Result<()> {
+fn write_cni(dir: &Path, index: u8, topology: Topology) -> Result<()> {
     let (plugins, configs) = (dir.join("cni-plugins"), dir.join("cni"));
     fs::create_dir(&plugins)?;
     fs::create_dir(&configs)?;
     for plugin in ["host-local", "loopback"] {
         symlink(Path::new("/usr/lib/cni").join(plugin), plugins.join(plugin))?;
     }
-    let routed = plugins.join("routed");
-    fs::write(&routed, node_config::CNI_PLUGIN)?;
-    fs::set_permissions(&routed, fs::Permissions::from_mode(0o755))?;
-    fs::write(configs.join("10-routed.conflist"), node_config::cni(index).to_string()).context("writing the CNI configuration")
+    let plugin = plugins.join("pods");
+    fs::write(&plugin, node_config::cni_plugin(topology))?;
+    fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755))?;
+    fs::write(configs.join("10-pods.conflist"), node_config::cni(index, topology).to_string()).context("writing the CNI configuration")
 }

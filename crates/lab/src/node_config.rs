@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use serde_json::{Value, json};
 
@@ -10,31 +12,67 @@ use crate::credentials::Credentials;
 use crate::image::Image;
 use crate::programs::find_in_path;
 
-/// Debian's `ptp` in a namespace without duplicate address detection, which would hold up every pod for a second and lose first packets.
+/// How the pods of one node are connected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Topology {
+    /// A veth each, and the node routes between them.
+    #[default]
+    Routed,
+    /// All on the Linux bridge `cni0` in the node's network namespace. What pods of one node send each other meets the node's rules only
+    /// by br_netfilter: as the kernel begins a namespace, `net.bridge.bridge-nf-call-iptables` and `-ip6tables` are 1.
+    Bridge,
+}
+
+impl Topology {
+    /// Debian's plugin for it.
+    fn plugin(self) -> &'static str {
+        match self {
+            Topology::Routed => "ptp",
+            Topology::Bridge => "bridge",
+        }
+    }
+
+    /// Fails with the command that provides what the kernel lacks.
+    pub(crate) fn check(self) -> Result<()> {
+        let there = self == Topology::Routed || Path::new("/proc/sys/net/bridge").exists();
+        ensure!(there, "bridged pods need br_netfilter, as every CNI with a bridge does: modprobe br_netfilter");
+        Ok(())
+    }
+}
+
+/// Debian's plugin in a namespace without duplicate address detection, which would hold up every pod for a second and lose first packets.
 /// It has to be off before the interface exists, so a plugin that comes later in the chain cannot do it.
-pub(crate) const CNI_PLUGIN: &str = "#!/bin/sh
+pub(crate) fn cni_plugin(topology: Topology) -> String {
+    format!(
+        "#!/bin/sh
 if [ \"$CNI_COMMAND\" = ADD ]; then
   nsenter --net=\"$CNI_NETNS\" sh -c 'for i in all default; do echo 0 >/proc/sys/net/ipv6/conf/$i/accept_dad; done'
 fi
-exec /usr/lib/cni/ptp
-";
+exec /usr/lib/cni/{}
+",
+        topology.plugin()
+    )
+}
 
-/// The routed pod network of node `index`.
-pub(crate) fn cni(index: u8) -> Value {
+/// The pod network of node `index`.
+pub(crate) fn cni(index: u8, topology: Topology) -> Value {
     let (v4, v6) = pods(index);
-    json!({
-        "cniVersion": "0.4.0",
-        "name": "pods",
-        "plugins": [{
-            "type": "routed",
-            "ipMasq": false,
-            "ipam": {
-                "type": "host-local",
-                "ranges": [[{ "subnet": v4.to_string() }], [{ "subnet": v6.to_string() }]],
-                "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
-            },
-        }],
-    })
+    let mut plugin = json!({
+        "type": "pods",
+        "ipMasq": false,
+        "ipam": {
+            "type": "host-local",
+            "ranges": [[{ "subnet": v4.to_string() }], [{ "subnet": v6.to_string() }]],
+            "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
+        },
+    });
+    if topology == Topology::Bridge {
+        plugin["bridge"] = json!("cni0");
+        plugin["isGateway"] = json!(true);
+        // A pod that reaches itself through a Service is sent back to where it came from.
+        plugin["hairpinMode"] = json!(true);
+    }
+    json!({ "cniVersion": "0.4.0", "name": "pods", "plugins": [plugin] })
 }
 
 /// For containerd 1.6 and 1.7.

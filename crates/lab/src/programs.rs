@@ -22,7 +22,7 @@ pub fn kubernetes() -> Result<PathBuf> {
 }
 
 /// What Debian has: a program (or a CNI plugin's path), and the package with it.
-const DEBIAN: [(&str, &str); 8] = [
+const DEBIAN: [(&str, &str); 9] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("nft", "nftables"),
@@ -30,6 +30,7 @@ const DEBIAN: [(&str, &str); 8] = [
     ("ctr", "containerd"),
     ("runc", "runc"),
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
     ("/usr/lib/cni/host-local", "containernetworking-plugins"),
 ];
 

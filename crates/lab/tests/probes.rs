@@ -154,6 +154,33 @@ fn a_stream_says_when_the_verdict_changed() {
 }
 
 #[test]
+fn lookups_count_those_without_both_answers() {
+    let pair = Pair::new("lookups");
+    let lookups = |address| pair.client.run(|| probe::lookup::lookups(&Target::new(address).within_ms(200), 53, 40, 4)).unwrap().unwrap();
+    for address in pair.addresses {
+        let all = lookups(address);
+        assert_eq!((all.lookups, all.unanswered), (40, 0), "{all:?}");
+        assert!(all.slowest_ms > 0.0 && all.slowest_ms < 200.0, "{all:?}");
+    }
+    // One of the two answers of each is lost.
+    pair.nft("udp dport 53 numgen inc mod 2 0 drop");
+    let half = lookups(pair.addresses[0]);
+    assert!(half.lookups == 40 && half.unanswered >= 20 && half.slowest_ms >= 200.0, "{half:?}");
+}
+
+#[test]
+fn a_transfer_comes_back_whole_or_not_at_all() {
+    let pair = Pair::new("transfer");
+    let transfer = |address| pair.client.run(|| probe::tcp::transfer(&Target::new(address).within_ms(500), 80, 300_000)).unwrap();
+    for address in pair.addresses {
+        assert!(transfer(address).ok, "{:?}", transfer(address));
+    }
+    // A way that takes only small packets and does not say so.
+    pair.nft("meta length > 1000 drop");
+    assert_eq!(transfer(pair.addresses[0]).error, Some(Failure::Timeout));
+}
+
+#[test]
 fn a_held_connection_reports_its_end() {
     let pair = Pair::new("hold");
     let target = Target::new(pair.addresses[0]).within_ms(300);

@@ -15,6 +15,7 @@
 pub mod forward;
 pub mod icmp;
 pub mod init;
+pub mod lookup;
 mod many;
 mod nonce;
 mod outcome;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 use probe::raw::{ICMP, ICMP6, Listener, SCTP};
 use probe::serve::Ports;
-use probe::{Probe, Stream, Target, init, serve, stream, tcp};
+use probe::{Probe, Stream, Target, init, lookup, serve, stream, tcp};
 use serde::Serialize;
 
 /// Listens, connects, pings, and reports JSON: one object a line.
@@ -64,12 +64,26 @@ enum Command {
         interval_ms: u64,
         #[arg(long, default_value_t = 5.0, requires = "hold")]
         seconds: f64,
+        /// Sends so many bytes and reads them back
+        #[arg(long, conflicts_with = "hold")]
+        bytes: Option<usize>,
     },
     /// Sends a datagram and waits for it to come back
     Udp {
         #[command(flatten)]
         to: To,
         port: u16,
+    },
+    /// Asks two questions at the same moment through one new socket, --count times, as a resolver does for A and AAAA
+    Lookups {
+        #[command(flatten)]
+        to: To,
+        port: u16,
+        #[arg(long, default_value_t = 10_000)]
+        count: u32,
+        /// How many do so at the same time
+        #[arg(long, default_value_t = 8)]
+        askers: u32,
     },
     /// Sends an echo request
     Ping {
@@ -148,13 +162,17 @@ fn main() -> io::Result<()> {
             signals.wait()
         }
         Command::Pause => init::Signals::block()?.wait(),
-        Command::Tcp { to, port, hold, interval_ms, seconds } => {
+        Command::Tcp { to, port, hold, interval_ms, seconds, bytes } => {
+            if let Some(bytes) = bytes {
+                return print(&tcp::transfer(&to.into(), port, bytes));
+            }
             if hold {
                 return print(&tcp::hold(&to.into(), port, duration(seconds)?, Duration::from_millis(interval_ms)));
             }
             one(Probe::Tcp { target: to.into(), port })
         }
         Command::Udp { to, port } => one(Probe::Udp { target: to.into(), port }),
+        Command::Lookups { to, port, count, askers } => print(&lookup::lookups(&to.into(), port, count, askers)?),
         Command::Ping { to } => one(Probe::Ping { target: to.into() }),
         Command::Icmp { to, kind, code } => one(Probe::Icmp { target: to.into(), kind, code }),
         Command::Sctp { to, port } => one(Probe::Sctp { target: to.into(), port }),

@@ -38,6 +38,42 @@ fn greeting(stream: &TcpStream, patience: Duration) -> Option<String> {
     (!line.is_empty()).then(|| line.trim_end().to_owned())
 }
 
+/// Sends so many bytes to a `probe serve` and reads them back; within the target's timeout, the connection included. Bytes that fill
+/// packets find out what size the way takes.
+pub fn transfer(target: &Target, port: u16, bytes: usize) -> Outcome {
+    let start = Instant::now();
+    Outcome::of(start, send_and_read_back(target, port, bytes, start).map(|()| None))
+}
+
+fn send_and_read_back(target: &Target, port: u16, bytes: usize, start: Instant) -> io::Result<()> {
+    let mut stream = open(target, port)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut sent = vec![b'x'; bytes];
+    sent.push(b'\n');
+    let mut received = Vec::new();
+    stream.set_read_timeout(Some(target.timeout()))?;
+    stream.set_write_timeout(Some(target.timeout()))?;
+    reader.read_until(b'\n', &mut received)?;
+    // The server returns whole lines: it takes all of this one before it says a word.
+    stream.write_all(&sent)?;
+    received.clear();
+    while received.len() < sent.len() {
+        let left = target.timeout().saturating_sub(start.elapsed());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        let piece = reader.fill_buf()?;
+        let length = piece.len();
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        received.extend_from_slice(piece);
+        reader.consume(length);
+    }
+    if received == sent { Ok(()) } else { Err(io::Error::other("other bytes came back")) }
+}
+
 /// What became of a connection that was held.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
