@@ -13,6 +13,7 @@ use runtime::watch::{Watch, Watches};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use crate::bridge::Bridging;
 use crate::facts::{Facts, Message};
 use crate::metrics::Metrics;
 use crate::pace::{Begun, Pace};
@@ -78,13 +79,26 @@ impl Agent {
         }
     }
 
+    /// Notes where packets pass beside the rules, and says so when that changes.
+    fn bridged(&mut self, bridging: Bridging) {
+        self.metrics.bridges_escaping.set(i64::try_from(bridging.escaping()).unwrap_or(i64::MAX));
+        if self.report.bridging != bridging {
+            match bridging.escapes() {
+                true => tracing::error!("{}", bridging.message()),
+                false => tracing::info!("{}", bridging.message()),
+            }
+            self.report.bridging = bridging;
+        }
+    }
+
     async fn sync(&mut self, pace: &mut Pace) -> Result<(), Gone> {
         let Begun { changed_at, recheck } = pace.begin(Instant::now());
         let begun = changed_at.unwrap_or_else(Instant::now);
         let watches = &self.watches;
         let open = |epoch: Epoch, ids: &BTreeSet<String>| watches.member_slices_of(ids, move |change| Message::Slices(epoch, change));
         let Some(plan) = self.facts.plan(open) else { return Ok(()) };
-        let outcome = self.kernel.enforce(plan, recheck).await?;
+        let (outcome, bridging) = self.kernel.enforce(plan, recheck).await?;
+        self.bridged(bridging);
         pace.ended(outcome.is_ok(), Instant::now());
         let status = match outcome {
             Ok(committed) => {

@@ -11,11 +11,13 @@
 //! 1. One task owns the facts. A sync is whole: resolve, compile, lower, diff, commit, report.
 //! 2. Nothing is committed before every watch, that of the named groups' slices included, has delivered its first list.
 //! 3. The table outlives the program (S41): it is taken over at the start and left at the end, whatever the end.
-//! 4. What is reported is in force: only a commit hands out [`enforce::Committed`], and only of that a report is made.
+//! 4. What is reported is in force: only a commit hands out [`enforce::Committed`], and only of that a report is made; and of no group as
+//!    long as packets pass beside the rules ([`bridge`]).
 //!
 //! Not here: what rules mean (`policy`), how nftables says it (`ruleset`), how the kernel is told (`netlink`), watches (`runtime`).
 
 mod agent;
+mod bridge;
 mod enforce;
 mod facts;
 mod metrics;
@@ -43,6 +45,7 @@ use runtime::{client, health, logs, shutdown};
 use tokio::sync::watch;
 
 use crate::agent::Agent;
+use crate::bridge::Bridges;
 use crate::facts::{Facts, Message};
 use crate::metrics::Metrics;
 use crate::report::Report;
@@ -66,6 +69,10 @@ struct Options {
     /// The Service of the cluster's DNS, which ClusterDNS exempts: NAMESPACE/NAME.
     #[arg(long, env = "CLUSTER_DNS", default_value = "kube-system/kube-dns", value_parser = service)]
     cluster_dns: Service,
+    /// Whether bridges that connect guarded pods are made to show their packets to the rules (br_netfilter), where the node's sysctls
+    /// do not. With false it is only reported.
+    #[arg(long, env = "SET_BRIDGE_NETFILTER", default_value_t = true, action = clap::ArgAction::Set)]
+    set_bridge_netfilter: bool,
     /// What is logged, in the syntax of RUST_LOG, which wins where it is set.
     #[arg(long, default_value = logs::DEFAULT_FILTER)]
     log: String,
@@ -119,7 +126,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let node = NodeName(options.node_name);
     let shutdown = shutdown::on_signal()?;
     require_net_admin()?;
-    let kernel = KernelThread::start(netlink::Nftables::open).await?;
+    let set = options.set_bridge_netfilter;
+    let kernel = KernelThread::start(netlink::Nftables::open, move || Bridges::open(set)).await?;
 
     let readiness = Readiness::default();
     let mut registry = Registry::with_prefix("securitygroups_agent");

@@ -34,6 +34,8 @@ pub struct Metrics {
     denied: Family<Labels, Counter>,
     /// What belonged to no connection and opened none (S37).
     invalid: Family<Labels, Counter>,
+    /// Bridges over which guarded pods get packets that meet no rule.
+    pub bridges_escaping: Gauge,
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -52,6 +54,7 @@ impl Metrics {
             exempted: Family::default(),
             denied: Family::default(),
             invalid: Family::default(),
+            bridges_escaping: Gauge::default(),
         };
         registry.register(
             "sync_seconds",
@@ -70,6 +73,11 @@ impl Metrics {
             "invalid_packets",
             "Packets of guarded pods that belonged to no connection and opened none, by direction",
             metrics.invalid.clone(),
+        );
+        registry.register(
+            "bridges_escaping",
+            "Linux bridges over which guarded pods of this node get packets that meet no rule",
+            metrics.bridges_escaping.clone(),
         );
         metrics
     }

@@ -1,6 +1,7 @@
 //! From facts to what should be in force here: resolve, compile, lower.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use api::{AppliedGroup, AppliedObject, Exempted, ReportedProblem};
 use policy::model::{Exemption, GroupRef, GroupRules, NodeName};
@@ -28,6 +29,8 @@ pub struct Plan {
     pub named: BTreeSet<String>,
     /// How many endpoints are guarded here.
     pub endpoints: usize,
+    /// Their addresses.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// Depends on the facts and on what the administrator exempts alone.
@@ -44,6 +47,7 @@ pub fn plan(cluster: &Cluster, node: &NodeName, exempt: &BTreeSet<Exemption>) ->
         problems: problems(&compiled),
         named: compiled.named.values().cloned().collect(),
         endpoints: compiled.policy.endpoints.len(),
+        addresses: compiled.policy.endpoints.values().flat_map(|endpoint| &endpoint.addresses).copied().collect(),
     }
 }
 

@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use policy::model::GroupRef;
 use runtime::condition::{Status, Wanted, merge};
 
+use crate::bridge::Bridging;
 use crate::enforce::{Committed, Failure};
 use crate::plan::Plan;
 
@@ -12,12 +13,14 @@ use crate::plan::Plan;
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     status: NodeReportStatus,
+    /// What the last look at the node's bridges found. While packets pass beside the rules, no group is said to be in force here.
+    pub bridging: Bridging,
 }
 
 impl Report {
     /// Goes on from what an earlier run of this program reported.
     pub fn continuing(status: NodeReportStatus) -> Report {
-        Report { status }
+        Report { status, bridging: Bridging::default() }
     }
 
     /// What was said last.
@@ -35,11 +38,14 @@ impl Report {
             self.status.groups.clear();
         }
         let groups = plan.groups.iter().filter_map(|group| self.in_force(plan, group)).collect();
-        let ready = Wanted {
-            type_: api::condition::READY,
-            status: Status::True,
-            reason: "InForce".into(),
-            message: "the kernel has the rules that the cluster asks for".into(),
+        let ready = match self.bridging.escapes() {
+            true => Wanted { type_: api::condition::READY, status: Status::False, ..self.bridging.condition() },
+            false => Wanted {
+                type_: api::condition::READY,
+                status: Status::True,
+                reason: "InForce".into(),
+                message: "the kernel has the rules that the cluster asks for".into(),
+            },
         };
         self.status = NodeReportStatus {
             groups,
@@ -49,9 +55,9 @@ impl Report {
             problems: plan.problems.clone(),
             ruleset_hash: committed.hash.clone(),
             last_commit: committed.last_commit.clone().or_else(|| self.status.last_commit.clone().filter(|_| same_table)),
-            conditions: merge(&self.status.conditions, vec![ready], None, now),
+            conditions: std::mem::take(&mut self.status.conditions),
         };
-        self.status.clone()
+        self.said(ready, now)
     }
 
     /// The kernel did not take the last plan. What was reported is in force still if its table is known to stand; else nothing is said to be.
@@ -69,7 +75,18 @@ impl Report {
                 false => format!("nobody knows which rules are in force: {failure}"),
             },
         };
-        self.status.conditions = merge(&self.status.conditions, vec![ready], None, now);
+        self.said(ready, now)
+    }
+
+    /// The report with its conditions. Rules that packets do not meet are in the kernel and not in force.
+    fn said(&mut self, ready: Wanted, now: &Time) -> NodeReportStatus {
+        self.status.conditions = merge(&self.status.conditions, vec![ready, self.bridging.condition()], None, now);
+        self.bridging.tell(&mut self.status.problems);
+        if self.bridging.escapes() {
+            self.status.groups.clear();
+            self.status.attachments.clear();
+            self.status.prefix_lists.clear();
+        }
         self.status.clone()
     }
 

@@ -19,6 +19,7 @@ use crate::facts::{Facts, Message};
 use crate::report::Report;
 use crate::slices::Epoch;
 
+mod bridging;
 mod enforcement;
 mod membership;
 mod pacing;

@@ -1,16 +1,18 @@
 //! The kernel's side on a thread of its own: netlink calls block, and their objects need not be [`Send`].
 
 use std::collections::BTreeMap;
-use std::thread;
+use std::{io, thread};
 
 use ruleset::{Counter, Kernel};
 use runtime::patch::now;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::bridge::{Bridges, Bridging};
 use crate::enforce::{Committed, Enforcement, Failure};
 use crate::plan::Plan;
 
-type Reply = Result<Committed<Plan>, Failure>;
+/// What became of a plan, and whether packets pass beside it.
+type Reply = (Result<Committed<Plan>, Failure>, Bridging);
 
 enum Request {
     Enforce { plan: Plan, recheck: bool, reply: oneshot::Sender<Reply> },
@@ -30,15 +32,18 @@ pub struct Gone;
 
 impl KernelThread {
     /// Starts the thread and opens the kernel there.
-    pub async fn start<K>(open: impl FnOnce() -> Result<K, K::Error> + Send + 'static) -> anyhow::Result<KernelThread>
+    pub async fn start<K>(
+        open: impl FnOnce() -> Result<K, K::Error> + Send + 'static,
+        bridges: impl FnOnce() -> io::Result<Bridges> + Send + 'static,
+    ) -> anyhow::Result<KernelThread>
     where
         K: Kernel + 'static,
     {
         let (requests, mut received) = mpsc::channel::<Request>(1);
         let (opened, is_open) = oneshot::channel();
         thread::Builder::new().name("kernel".into()).spawn(move || {
-            let kernel = match open() {
-                Ok(kernel) => kernel,
+            let (kernel, mut bridges) = match both(open, bridges) {
+                Ok(opened) => opened,
                 Err(error) => {
                     let _ = opened.send(Err(error));
                     return;
@@ -61,8 +66,10 @@ impl KernelThread {
                 if let Ok(true) = checked {
                     tracing::warn!("someone else has changed our table; replacing it");
                 }
+                // Before the rules are said to be in force, packets have to meet them.
+                let bridging = bridges.look(&plan.addresses, recheck);
                 // What cannot be read back cannot be said to be in force. Nobody listens only when the program is ending.
-                let _ = reply.send(checked.and_then(|_| enforcement.enforce(plan, now)));
+                let _ = reply.send((checked.and_then(|_| enforcement.enforce(plan, now)), bridging));
             }
         })?;
         is_open.await.map_err(|_| Gone)??;
@@ -82,4 +89,12 @@ impl KernelThread {
         self.requests.send(Request::Count { reply }).await.map_err(|_| Gone)?;
         replied.await.map_err(|_| Gone)
     }
+}
+
+/// Both sockets, or why not.
+fn both<K: Kernel>(
+    kernel: impl FnOnce() -> Result<K, K::Error>,
+    bridges: impl FnOnce() -> io::Result<Bridges>,
+) -> anyhow::Result<(K, Bridges)> {
+    Ok((kernel()?, bridges()?))
 }

@@ -8,5 +8,7 @@ pub const ACCEPTED: &str = "Accepted";
 pub const PROGRAMMED: &str = "Programmed";
 /// Some peers match nothing (S20).
 pub const STALE_RULES: &str = "StaleRules";
+/// What a node's guarded pods send each other over a Linux bridge meets the rules (S30). Of a NodeReport.
+pub const BRIDGE_TRAFFIC_FILTERED: &str = "BridgeTrafficFiltered";
 /// Not over a limit (S24).
 pub const WITHIN_QUOTA: &str = "WithinQuota";

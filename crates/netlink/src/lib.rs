@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Invariants
-//! 1. One table, `inet k8s-sg`. Nothing else is read, and nothing else is written.
+//! 1. One table, `inet k8s-sg`: no other is read, and no other is written. Of devices, only a bridge's switches that decide whether nftables
+//!    sees its packets at all.
 //! 2. A transaction is one batch in one `sendmsg`: all of it or nothing.
 //! 3. Whatever the kernel answers is an answer or an [`Error`], never a panic.
 //! 4. `commit` and then `load` gives back the same value.
@@ -21,6 +22,7 @@
 
 mod assemble;
 mod commit;
+mod devices;
 mod element;
 mod encode;
 mod error;
@@ -36,6 +38,7 @@ use std::collections::BTreeMap;
 
 use ruleset::{Counter, Kernel, Ruleset, Transaction};
 
+pub use devices::{Bridge, Devices};
 pub use error::{Error, Refusal};
 
 use socket::Socket;

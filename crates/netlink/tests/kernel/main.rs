@@ -1,6 +1,7 @@
 //! Against the real kernel, each test in a network namespace of its own. Needs root and `nft`.
 
 mod batches;
+mod bridges;
 mod listing;
 mod namespace;
 mod neighbours;
