@@ -31,6 +31,7 @@ pub struct Builder {
     name: String,
     nodes: u8,
     topology: Topology,
+    ipv6_first: bool,
     images: Vec<Image>,
     audit_log: bool,
     keep: bool,
@@ -46,6 +47,12 @@ impl Builder {
     /// How the pods of a node are connected: routed unless said otherwise.
     pub fn topology(mut self, topology: Topology) -> Builder {
         self.topology = topology;
+        self
+    }
+
+    /// Makes IPv6 the first family of nodes and pods, the one that kubelet probes.
+    pub fn ipv6_first(mut self) -> Builder {
+        self.ipv6_first = true;
         self
     }
 
@@ -103,7 +110,7 @@ impl Builder {
         ready?;
         control_plane.start_controllers()?;
         for node in &nodes {
-            node.join(&kubernetes, &credentials)?;
+            node.join(&kubernetes, &credentials, self.ipv6_first)?;
         }
         let world = World { namespace: network.world };
         let mut cluster = Cluster {
@@ -217,7 +224,15 @@ impl fmt::Debug for Cluster {
 impl Cluster {
     /// A cluster to be; the name tells it from others on this machine.
     pub fn builder(name: &str) -> Builder {
-        Builder { name: name.to_owned(), nodes: 2, topology: Topology::default(), images: Vec::new(), audit_log: false, keep: false }
+        Builder {
+            name: name.to_owned(),
+            nodes: 2,
+            topology: Topology::default(),
+            ipv6_first: false,
+            images: Vec::new(),
+            audit_log: false,
+            keep: false,
+        }
     }
 
     /// Waits until every node takes pods, and the default namespace has what a pod needs.

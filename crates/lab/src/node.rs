@@ -90,16 +90,17 @@ impl Node {
     }
 
     /// Starts kubelet and kube-proxy. The API server must answer.
-    pub(crate) fn join(&self, kubernetes: &Path, credentials: &Credentials) -> Result<()> {
+    pub(crate) fn join(&self, kubernetes: &Path, credentials: &Credentials, ipv6_first: bool) -> Result<()> {
         let kubeconfig = credentials.path(&format!("{}.kubeconfig", self.name));
-        let addresses = addresses::node(self.index);
-        fs::write(self.dir.join("kubelet.yaml"), node_config::kubelet(&self.name, addresses, self.namespace.name(), credentials))?;
+        let [v4, v6] = addresses::node(self.index).both();
+        let (first, second) = if ipv6_first { (v6, v4) } else { (v4, v6) };
+        fs::write(self.dir.join("kubelet.yaml"), node_config::kubelet(&self.name, self.namespace.name(), credentials))?;
         let mut kubelet = self.tree.command(kubernetes.join("kubelet"));
         kubelet
             .arg(format!("--config={}", self.dir.join("kubelet.yaml").display()))
             .arg(format!("--kubeconfig={}", kubeconfig.display()))
             .arg(format!("--hostname-override={}", self.name))
-            .arg(format!("--node-ip={},{}", addresses.v4, addresses.v6));
+            .arg(format!("--node-ip={first},{second}"));
         self.start("kubelet", &mut kubelet)?;
         let config = self.dir.join("kube-proxy.yaml");
         fs::write(&config, node_config::kube_proxy(&self.name, &credentials.path("kube-proxy.kubeconfig")))?;

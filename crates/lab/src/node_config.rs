@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use serde_json::{Value, json};
 
-use crate::addresses::{Dual, POD_CIDRS, pods};
+use crate::addresses::{POD_CIDRS, pods};
 use crate::credentials::Credentials;
 use crate::image::Image;
 use crate::programs::find_in_path;
@@ -113,12 +113,13 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
 }
 
 /// For kubelet 1.36. JSON is YAML.
-pub(crate) fn kubelet(name: &str, addresses: Dual, cgroup: &str, credentials: &Credentials) -> String {
+pub(crate) fn kubelet(name: &str, cgroup: &str, credentials: &Credentials) -> String {
     let path = |file: String| credentials.path(&file).display().to_string();
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "address": addresses.v4,
+        // Asked at the node's first address, which may be of either family.
+        "address": "::",
         "readOnlyPort": 0,
         "healthzBindAddress": "127.0.0.1",
         "authentication": {

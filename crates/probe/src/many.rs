@@ -61,6 +61,18 @@ pub enum Probe {
 }
 
 impl Probe {
+    /// Where it goes.
+    pub fn target_mut(&mut self) -> &mut Target {
+        match self {
+            Probe::Tcp { target, .. }
+            | Probe::Udp { target, .. }
+            | Probe::Sctp { target, .. }
+            | Probe::Ping { target }
+            | Probe::Icmp { target, .. }
+            | Probe::RawIp { target, .. } => target,
+        }
+    }
+
     /// Does it, in this thread's network namespace.
     pub fn run(&self) -> Outcome {
         match self {

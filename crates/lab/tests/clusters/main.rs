@@ -3,6 +3,7 @@
 //! One test at a time, whatever cargo was told: they would only slow each other down.
 
 mod belongings;
+mod bridged;
 mod owners;
 
 use std::collections::BTreeSet;
@@ -61,7 +62,9 @@ fn name(pod: &Pod) -> &str {
 
 /// IPv4, then IPv6.
 fn addresses(pod: &Pod) -> Vec<std::net::IpAddr> {
-    pod.status.as_ref().unwrap().pod_ips.as_ref().unwrap().iter().map(|ip| ip.ip.parse().unwrap()).collect()
+    let mut addresses: Vec<_> = pod.status.as_ref().unwrap().pod_ips.as_ref().unwrap().iter().map(|ip| ip.ip.parse().unwrap()).collect();
+    addresses.sort();
+    addresses
 }
 
 fn exec(cluster: &Cluster, pod: &Pod, probes: &[Probe]) -> Vec<Outcome> {
@@ -132,7 +135,7 @@ fn the_world_reaches_pods(cluster: &Cluster, pods: &[Pod]) {
             assert_eq!(outcome.reply.as_deref(), Some(name(&pods[0])), "{source} to {address}: {outcome:?}");
         }
     }
-    let node = cluster.node(1);
+    let node = cluster.nodes().last().unwrap();
     assert!(world.netns().run(|| probe::icmp::ping(&Target::new(node.v6()))).unwrap().ok);
 }
 
