@@ -1,21 +1,117 @@
 //! A cluster with the product and, for streams of packets, a server that only one outside client may reach.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use lab::{Cluster, Image};
+use lab::{Builder, Cluster, Image};
 use probe::stream::Kind;
 use probe::{Report, Stream, Target};
 
 /// A two-node cluster with the product installed and running.
 pub async fn start(name: &str) -> Result<Cluster> {
-    let cluster = Cluster::builder(name).nodes(2).images([Image::product()?]).start().await?;
+    start_with(Cluster::builder(name)).await
+}
+
+/// The same of another kind.
+pub async fn start_with(builder: Builder) -> Result<Cluster> {
+    let cluster = builder.nodes(2).images([Image::product()?]).start().await?;
+    if Path::new("/proc/sys/net/bridge").exists() {
+        // A bridge shows nothing to nftables but what the agent makes it show.
+        for node in cluster.nodes() {
+            node.netns().set(&[("bridge/bridge-nf-call-iptables", "0"), ("bridge/bridge-nf-call-ip6tables", "0")])?;
+        }
+    }
     tokio::task::block_in_place(|| demo::install(&cluster))?;
     Ok(cluster)
+}
+
+/// What one topic is tried by.
+pub type Topic = fn(&Cluster) -> Result<()>;
+
+/// Tries topics one after another on one cluster, and says how long they took.
+pub fn in_turn(cluster: &Cluster, topics: &[(&str, Topic)]) -> Result<()> {
+    for (name, topic) in topics {
+        let start = Instant::now();
+        topic(cluster).with_context(|| (*name).to_owned())?;
+        println!("{name}: {:.1} s", start.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+/// Applies manifests, in which NODE0, NODE1 and IMAGE stand for what they are called here, and waits until the namespace's pods are ready
+/// and its groups and attachments in force.
+pub fn apply(cluster: &Cluster, namespace: &str, manifests: &str) -> Result<()> {
+    let manifests =
+        manifests.replace("NODE0", cluster.node(0).name()).replace("NODE1", cluster.node(1).name()).replace("IMAGE", Image::PRODUCT);
+    cluster.kubectl_stdin(&["apply", "-f", "-"], &manifests)?;
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--namespace", namespace, "--timeout=60s"])?;
+    in_force(cluster, namespace)
+}
+
+/// Waits until the namespace's groups and attachments are in force.
+pub fn in_force(cluster: &Cluster, namespace: &str) -> Result<()> {
+    cluster.kubectl(&["wait", "--for=condition=Ready", "sg,sgatt", "--all", "--namespace", namespace, "--timeout=60s"])?;
+    Ok(())
+}
+
+/// A pod's manifest: `on` is NODE0 or NODE1, `more` is further fields of its spec.
+pub fn pod(namespace: &str, name: &str, on: &str, serve: &str, more: &str) -> String {
+    format!(
+        r#"
+---
+apiVersion: v1
+kind: Pod
+metadata: {{ name: {name}, namespace: {namespace}, labels: {{ app: {name} }} }}
+spec:
+  nodeName: {on}
+  terminationGracePeriodSeconds: 1
+  {more}
+  containers: [{{ name: c, image: IMAGE, imagePullPolicy: Never, command: [/bin/probe, serve, {serve}] }}]
+"#
+    )
+}
+
+/// A group's manifest with its attachment to the pods whose label `app` is one of these.
+pub fn group(namespace: &str, name: &str, spec: &str, apps: &[&str]) -> String {
+    let apps = apps.join(", ");
+    format!(
+        r#"
+---
+apiVersion: securitygroups.dev/v1alpha1
+kind: SecurityGroup
+metadata: {{ name: {name}, namespace: {namespace} }}
+spec: {{ {spec} }}
+---
+apiVersion: securitygroups.dev/v1alpha1
+kind: Attachment
+metadata: {{ name: {name}, namespace: {namespace} }}
+spec: {{ securityGroups: [{name}], podSelector: {{ matchExpressions: [{{ key: app, operator: In, values: [{apps}] }}] }} }}
+"#
+    )
+}
+
+/// The addresses that kubectl finds with a JSONPath, IPv4 first.
+pub fn addresses(cluster: &Cluster, namespace: &str, object: &str, path: &str) -> Result<Vec<IpAddr>> {
+    let found = cluster.kubectl(&["get", object, "--namespace", namespace, &format!("--output=jsonpath={path}")])?;
+    let parse = |text: &str| text.parse().with_context(|| format!("an address: {text}"));
+    let mut addresses = found.split_whitespace().map(parse).collect::<Result<Vec<IpAddr>>>()?;
+    addresses.sort();
+    Ok(addresses)
+}
+
+/// A pod's addresses, IPv4 first.
+pub fn pod_addresses(cluster: &Cluster, namespace: &str, pod: &str) -> Result<Vec<IpAddr>> {
+    addresses(cluster, namespace, &format!("pod/{pod}"), "{.status.podIPs[*].ip}")
+}
+
+/// A service's addresses, IPv4 first.
+pub fn service_addresses(cluster: &Cluster, namespace: &str, service: &str) -> Result<Vec<IpAddr>> {
+    addresses(cluster, namespace, &format!("service/{service}"), "{.spec.clusterIPs[*]}")
 }
 
 const SERVER: &str = r#"
@@ -61,13 +157,8 @@ spec:
 
 /// Runs the server on node 1 and a client pod on node 2; the server's addresses, IPv4 first.
 pub fn run_server(cluster: &Cluster) -> Result<Vec<IpAddr>> {
-    let manifests =
-        SERVER.replace("NODE0", cluster.node(0).name()).replace("NODE1", cluster.node(1).name()).replace("IMAGE", Image::PRODUCT);
-    cluster.kubectl_stdin(&["apply", "-f", "-"], &manifests)?;
-    cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--namespace=t", "--timeout=60s"])?;
-    cluster.kubectl(&["wait", "--for=condition=Ready", "sg,sgatt", "--all", "--namespace=t", "--timeout=60s"])?;
-    let addresses = cluster.kubectl(&["get", "pod/server", "--namespace=t", "--output=jsonpath={.status.podIPs[*].ip}"])?;
-    addresses.split_whitespace().map(|text| text.parse().with_context(|| format!("an address: {text}"))).collect()
+    apply(cluster, "t", SERVER)?;
+    pod_addresses(cluster, "t", "server")
 }
 
 /// New UDP flows, 1,000 a second, until stopped.

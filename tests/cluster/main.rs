@@ -1,8 +1,13 @@
 //! The product on a real two-node Kubernetes: kubelets, containers, kube-proxy, and real packets between pods. Needs root.
 //!
-//! Each test has a cluster of its own; `tests/run cluster` runs them one after another.
+//! Each test has a cluster of its own; `tests/run cluster` runs them one after another. What depends on how pods are connected is tried
+//! on both topologies.
 
+mod bridge;
+mod expect;
 mod fixture;
 mod killed;
+mod node_traffic;
 mod programmed;
+mod services;
 mod three_tiers;
