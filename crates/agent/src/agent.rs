@@ -109,6 +109,9 @@ impl Agent {
                 self.metrics.endpoints.set(i64::try_from(plan.endpoints).unwrap_or(i64::MAX));
                 self.metrics.groups.set(i64::try_from(plan.groups.len()).unwrap_or(i64::MAX));
                 self.metrics.problems.set(i64::try_from(plan.problems.len()).unwrap_or(i64::MAX));
+                if committed.repaired {
+                    self.metrics.repairs.inc();
+                }
                 if committed.ops > 0 {
                     self.metrics.commits.inc();
                     self.metrics.ops.inc_by(u64::try_from(committed.ops).unwrap_or(u64::MAX));

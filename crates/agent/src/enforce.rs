@@ -22,6 +22,8 @@ pub struct Committed<T> {
     pub ops: usize,
     /// Hash of the table that was there before, where that is known.
     pub before: Option<String>,
+    /// Someone else had changed the table, and it was put right.
+    pub repaired: bool,
 }
 
 impl<T> Committed<T> {
@@ -55,6 +57,8 @@ pub struct Enforcement<K> {
     stands: Option<String>,
     last_commit: Option<Time>,
     unreadable: u32,
+    /// Someone else has changed the table since the last commit.
+    foreign: bool,
 }
 
 /// A table that cannot be read is replaced after so many tries: on a node that has just booted nothing else would guard its pods.
@@ -74,7 +78,7 @@ enum Held {
 impl<K: Kernel> Enforcement<K> {
     /// Takes over whatever the kernel holds.
     pub fn new(kernel: K) -> Enforcement<K> {
-        Enforcement { kernel, held: Held::Unread, stands: None, last_commit: None, unreadable: 0 }
+        Enforcement { kernel, held: Held::Unread, stands: None, last_commit: None, unreadable: 0, foreign: false }
     }
 
     /// Puts a plan in force.
@@ -103,7 +107,8 @@ impl<K: Kernel> Enforcement<K> {
                 hash
             }
         };
-        Ok(Committed { value: plan, hash, last_commit: self.last_commit.clone(), ops, before })
+        let repaired = std::mem::take(&mut self.foreign);
+        Ok(Committed { value: plan, hash, last_commit: self.last_commit.clone(), ops, before, repaired })
     }
 
     /// What an earlier run, or somebody else, has left.
@@ -140,6 +145,7 @@ impl<K: Kernel> Enforcement<K> {
         };
         let changed = found.as_ref() != Some(held);
         if changed {
+            self.foreign = true;
             self.held = Held::Unknown;
             self.stands = None;
         }
@@ -151,8 +157,7 @@ impl<K: Kernel> Enforcement<K> {
         self.kernel.counters()
     }
 
-    /// The kernel.
-    #[cfg(test)]
+    /// The kernel, past the enforcement.
     pub fn kernel(&mut self) -> &mut K {
         &mut self.kernel
     }

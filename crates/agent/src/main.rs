@@ -18,11 +18,9 @@
 
 mod agent;
 mod bridge;
-mod enforce;
 mod facts;
 mod metrics;
 mod pace;
-mod plan;
 mod report;
 mod reporter;
 mod slices;
@@ -36,6 +34,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use ::agent::{enforce, plan};
 use anyhow::Context;
 use clap::Parser;
 use policy::model::{Exemption, NodeName};

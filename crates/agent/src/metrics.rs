@@ -20,6 +20,8 @@ pub struct Metrics {
     pub commits: Counter,
     /// Plans that it did not take.
     pub failures: Counter,
+    /// Tables that someone else had changed and that were put right.
+    pub repairs: Counter,
     /// Steps of the transactions that it took.
     pub ops: Counter,
     /// Guarded endpoints.
@@ -47,6 +49,7 @@ impl Metrics {
             sync_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
             commits: Counter::default(),
             failures: Counter::default(),
+            repairs: Counter::default(),
             ops: Counter::default(),
             endpoints: Gauge::default(),
             groups: Gauge::default(),
@@ -63,6 +66,7 @@ impl Metrics {
         );
         registry.register("commits", "Transactions that the kernel took", metrics.commits.clone());
         registry.register("commit_failures", "Plans that the kernel did not take", metrics.failures.clone());
+        registry.register("repairs", "Times that someone else had changed the table and it was put right", metrics.repairs.clone());
         registry.register("commit_ops", "Steps of the transactions that the kernel took", metrics.ops.clone());
         registry.register("endpoints", "Endpoints of this node that are guarded", metrics.endpoints.clone());
         registry.register("groups", "Security groups with an endpoint on this node", metrics.groups.clone());
