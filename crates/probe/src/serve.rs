@@ -37,6 +37,8 @@ pub fn start(ports: &Ports) -> io::Result<()> {
     }
     for port in &ports.udp {
         let socket = bound(*port, Type::DGRAM)?;
+        // Thousands a second shall wait here, not be lost, while this thread does not run. Only root may have more than the usual.
+        let _ = setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20));
         std::thread::spawn(move || echo_datagrams(&socket));
     }
     if !ports.sctp.is_empty() {
