@@ -1,18 +1,21 @@
 //! Random policies and packets over one small [`World`], so that most packets meet a rule or miss it by one.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use api::OnDeny;
 use ipnet::IpNet;
 use policy::model::{
-    ConnState, Direction, Family, GroupRef, NodePolicy, Packet, Path, Payload, Peer, PodRef, PortRange, Traffic, Transport,
+    ConnState, Direction, Exemption, Family, GroupRef, NodePolicy, Packet, Path, Payload, Peer, PortRange, PrefixListRef, Traffic,
+    Transport,
 };
-use proptest::collection::{btree_set, vec};
+use policy::text::RuleText;
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::sample::{Index, select};
 
 use crate::World;
-use crate::scenario::Scenario;
+use crate::draft::{Draft, Guard};
 
 const GROUPS: [&str; 5] = ["web", "app", "db", "bastion", "0-odd.name"];
 
@@ -22,9 +25,27 @@ fn group() -> impl Strategy<Value = GroupRef> {
         .prop_map(|(namespace, name)| GroupRef { namespace: namespace.into(), name: name.into() })
 }
 
+fn list() -> impl Strategy<Value = PrefixListRef> {
+    (select(&["shop", "shop-2"][..]), select(&["offices", "partners"][..]))
+        .prop_map(|(namespace, name)| PrefixListRef { namespace: namespace.into(), name: name.into() })
+}
+
+/// Networks that contain each other, touch, or miss each other by one: of few addresses, with every length and with host bits.
+pub fn entry() -> impl Strategy<Value = IpNet> {
+    let addresses: Vec<IpAddr> = World::pods().into_iter().chain(World::elsewhere()).collect();
+    let lengths = select(vec![0u8, 1, 7, 8, 15, 16, 24, 25, 30, 31, 32, 48, 64, 112, 113, 127, 128]);
+    (select(addresses), lengths)
+        .prop_map(|(address, length)| IpNet::new_assert(address, length.min(if address.is_ipv4() { 32 } else { 128 })))
+}
+
+fn exempt() -> impl Strategy<Value = BTreeSet<Exemption>> {
+    let switched = prop_oneof![4 => Just(BTreeSet::new()), 2 => btree_set(select(&Exemption::ALL[..]), 1..4)];
+    switched.prop_map(|switched| BTreeSet::from(Exemption::DEFAULT).symmetric_difference(&switched).copied().collect())
+}
+
 /// Ports at the edges of the ranges that rules use.
 pub fn ports() -> impl Strategy<Value = u16> {
-    select(vec![1u16, 22, 79, 80, 81, 90, 91, 443, 5432, 8080, 65535])
+    select(vec![1u16, 22, 53, 79, 80, 81, 90, 91, 443, 5432, 8080, 65535])
 }
 
 fn port_range() -> impl Strategy<Value = Option<PortRange>> {
@@ -73,56 +94,137 @@ fn net() -> impl Strategy<Value = IpNet> {
     })
 }
 
-fn peer() -> impl Strategy<Value = Peer> {
-    prop_oneof![net().prop_map(Peer::Net), group().prop_map(Peer::Group)]
+/// The far end of a rule that is not in a group yet.
+#[derive(Clone, Debug)]
+enum Far {
+    Itself,
+    Peer(Peer),
 }
 
-fn rule() -> impl Strategy<Value = (GroupRef, Direction, Traffic, Peer)> {
+fn peer() -> impl Strategy<Value = Far> {
+    prop_oneof![
+        4 => net().prop_map(|net| Far::Peer(Peer::Net(net))),
+        3 => group().prop_map(|group| Far::Peer(Peer::Group(group))),
+        3 => list().prop_map(|list| Far::Peer(Peer::PrefixList(list))),
+        1 => Just(Far::Itself),
+    ]
+}
+
+fn rule() -> impl Strategy<Value = (GroupRef, RuleText)> {
     (group(), select(vec![Direction::Ingress, Direction::Egress]), traffic(), peer()).prop_map(|(group, direction, traffic, peer)| {
-        // S16: an ICMP rule names networks of its own family; admission refuses the other.
-        let peer = match (&peer, traffic) {
-            (Peer::Net(net), Traffic::Icmp { family, .. }) if Family::of(net.addr()) != family => Peer::Group(group.clone()),
-            _ => peer,
+        let peer = match peer {
+            // S18.
+            Far::Itself => Peer::Group(group.clone()),
+            // S16: an ICMP rule names networks of its own family; admission refuses the other.
+            Far::Peer(Peer::Net(net)) if matches!(traffic, Traffic::Icmp { family, .. } if Family::of(net.addr()) != family) => {
+                Peer::Group(group.clone())
+            }
+            Far::Peer(peer) => peer,
         };
-        (group, direction, traffic, peer)
+        (group, RuleText { direction, traffic, peer })
     })
+}
+
+fn guard() -> impl Strategy<Value = Guard> {
+    (btree_set(group(), 0..4), any::<bool>()).prop_map(|(groups, reject)| {
+        // S32: who is closed because a group is missing is dropped.
+        let on_deny = if reject && !groups.is_empty() { OnDeny::Reject } else { OnDeny::Drop };
+        Guard { groups, on_deny }
+    })
+}
+
+fn member() -> impl Strategy<Value = (GroupRef, IpAddr)> {
+    (group(), select(World::elsewhere()))
 }
 
 /// A policy for the pods of [`World`]: each is in some groups, in none that exists, or not guarded at all.
+pub fn draft() -> impl Strategy<Value = Draft> {
+    let guards = vec(prop::option::weighted(0.85, guard()), World::PODS.len());
+    // Four lists in all: some do not exist, some are empty.
+    let lists = btree_map(list(), vec(entry(), 0..6), 0..4);
+    let dns = btree_set(select(World::pods().into_iter().chain(World::elsewhere()).collect::<Vec<_>>()), 0..4);
+    (vec(rule(), 0..24), guards, vec(member(), 0..12), btree_set(group(), 0..3), lists, exempt(), dns).prop_map(
+        |(rules, guards, members, absent, lists, exempt, dns)| {
+            let guards = guards.into_iter().enumerate().filter_map(|(i, guard)| Some((i, guard?))).collect();
+            Draft { rules, guards, members, absent, lists, exempt, dns }
+        },
+    )
+}
+
+/// A draft's policy.
 pub fn node_policy() -> impl Strategy<Value = NodePolicy> {
-    let pods = vec(prop::option::weighted(0.85, (btree_set(group(), 0..4), any::<bool>())), World::PODS.len());
-    let remote = vec((group(), select(World::ELSEWHERE.to_vec())), 0..12);
-    (vec(rule(), 0..24), pods, remote).prop_map(|(rules, pods, remote)| {
-        let mut scenario = Scenario::new();
-        for (group, direction, traffic, peer) in rules {
-            scenario.add_rule(&group, direction, traffic, peer);
+    draft().prop_map(|draft| draft.policy())
+}
+
+/// A change such as a user makes, or a pod that comes and goes.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// One more rule.
+    AddRule(GroupRef, RuleText),
+    /// One rule less.
+    RemoveRule(Index),
+    /// A rule that says something else.
+    ChangeRule(Index, GroupRef, RuleText),
+    /// A pod whose groups change, or that is not guarded any more.
+    Guard(usize, Option<Guard>),
+    /// One more member elsewhere.
+    AddMember(GroupRef, IpAddr),
+    /// One member less.
+    RemoveMember(Index),
+    /// A group that comes or goes.
+    Toggle(GroupRef),
+    /// One more entry of a prefix list, which is made if it does not exist.
+    AddEntry(PrefixListRef, IpNet),
+    /// One entry less.
+    RemoveEntry(PrefixListRef, Index),
+    /// A prefix list that goes.
+    RemoveList(PrefixListRef),
+    /// An exemption that is switched.
+    Switch(Exemption),
+}
+
+/// Any change.
+pub fn edit() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        3 => rule().prop_map(|(group, rule)| Edit::AddRule(group, rule)),
+        3 => any::<Index>().prop_map(Edit::RemoveRule),
+        2 => (any::<Index>(), rule()).prop_map(|(index, (group, rule))| Edit::ChangeRule(index, group, rule)),
+        3 => (0..World::PODS.len(), prop::option::weighted(0.8, guard())).prop_map(|(pod, guard)| Edit::Guard(pod, guard)),
+        2 => member().prop_map(|(group, address)| Edit::AddMember(group, address)),
+        2 => any::<Index>().prop_map(Edit::RemoveMember),
+        1 => group().prop_map(Edit::Toggle),
+        3 => (list(), entry()).prop_map(|(list, entry)| Edit::AddEntry(list, entry)),
+        3 => (list(), any::<Index>()).prop_map(|(list, index)| Edit::RemoveEntry(list, index)),
+        1 => list().prop_map(Edit::RemoveList),
+        1 => select(&Exemption::ALL[..]).prop_map(Edit::Switch),
+    ]
+}
+
+impl Draft {
+    /// The draft after a change; one of what is not there changes nothing.
+    pub fn edited(mut self, edit: Edit) -> Draft {
+        fn at<T>(pieces: &[T], index: Index) -> Option<usize> {
+            (!pieces.is_empty()).then(|| index.index(pieces.len()))
         }
-        let mut rejecting = Vec::new();
-        for (i, pod) in pods.into_iter().enumerate() {
-            let Some((groups, reject)) = pod else { continue };
-            let groups: Vec<String> = groups.iter().map(ToString::to_string).collect();
-            let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-            scenario = scenario.pod(&format!("shop/pod-{i}"), &World::PODS[i], &groups);
-            if reject && !groups.is_empty() {
-                rejecting.push(PodRef { namespace: "shop".into(), name: format!("pod-{i}") });
+        match edit {
+            Edit::AddRule(group, rule) => self.rules.push((group, rule)),
+            Edit::RemoveRule(index) => drop(at(&self.rules, index).map(|i| self.rules.remove(i))),
+            Edit::ChangeRule(index, group, rule) => drop(at(&self.rules, index).map(|i| self.rules[i] = (group, rule))),
+            Edit::Guard(pod, Some(guard)) => drop(self.guards.insert(pod, guard)),
+            Edit::Guard(pod, None) => drop(self.guards.remove(&pod)),
+            Edit::AddMember(group, address) => self.members.push((group, address)),
+            Edit::RemoveMember(index) => drop(at(&self.members, index).map(|i| self.members.remove(i))),
+            Edit::AddEntry(list, entry) => self.lists.entry(list).or_default().push(entry),
+            Edit::RemoveEntry(list, index) => {
+                let entries = self.lists.get_mut(&list);
+                let _ = entries.and_then(|entries| at(entries, index).map(|i| entries.remove(i)));
             }
+            Edit::RemoveList(list) => drop(self.lists.remove(&list)),
+            Edit::Switch(exemption) => drop(self.exempt.remove(&exemption) || self.exempt.insert(exemption)),
+            Edit::Toggle(group) => drop(self.absent.remove(&group) || self.absent.insert(group)),
         }
-        for (group, address) in remote {
-            scenario = scenario.members(&group.to_string(), &[address]);
-        }
-        let mut policy = scenario.policy();
-        for pod in rejecting {
-            if let Some(endpoint) = policy.endpoints.get_mut(&pod) {
-                endpoint.on_deny = OnDeny::Reject;
-            }
-        }
-        // As `compile` leaves it: only groups that an endpoint is in, only members that a rule names.
-        let used: Vec<GroupRef> = policy.endpoints.values().flat_map(|endpoint| endpoint.groups.iter().cloned()).collect();
-        policy.groups.retain(|group, _| used.contains(group));
-        let named = policy.named();
-        policy.members.retain(|group, _| named.contains(group));
-        policy
-    })
+        self
+    }
 }
 
 fn payload(family: Family) -> impl Strategy<Value = Payload> {
@@ -152,7 +254,8 @@ pub fn packet() -> impl Strategy<Value = Packet> {
             3 => (select(elsewhere.clone()), select(pods.clone()), Just(Path::Forward)),
             1 => (select(pods.clone()), select(node.clone()), Just(Path::Input)),
             1 => (select(elsewhere), select(node.clone()), Just(Path::Input)),
-            1 => (select(node), select(pods), Just(Path::Output)),
+            1 => (select(node.clone()), select(pods), Just(Path::Output)),
+            1 => (select(node.clone()), select(node), Just(Path::Loopback)),
         ];
         (ends, payload(family), state.clone()).prop_map(|((source, destination, path), payload, state)| Packet {
             source,

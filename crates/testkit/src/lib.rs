@@ -7,6 +7,7 @@
 //! Everything random draws on one small [`World`] of addresses and ports, the same that the kernel tests build from namespaces, so that
 //! a random packet can be sent for real.
 
+mod draft;
 mod generate;
 pub mod history;
 pub mod manifest;
@@ -14,7 +15,8 @@ mod program;
 mod scenario;
 pub mod steps;
 
-pub use generate::{case, icmp_kinds, node_policy, packet, ports};
+pub use draft::{Draft, Guard, Piece};
+pub use generate::{Edit, case, draft, edit, entry, icmp_kinds, node_policy, packet, ports};
 pub use manifest::Manifest;
 pub use program::{Event, Program, from_scratch};
 pub use scenario::Scenario;
