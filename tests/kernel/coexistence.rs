@@ -3,13 +3,13 @@
 use anyhow::{Result, ensure};
 use testkit::Scenario;
 
-use super::topology::Topology;
+use super::topology::{Topology, Wiring};
 
 const FOREIGN: &str = "table inet foreign {\n\tset blocked {\n\t\ttype ipv4_addr\n\t\tflags interval\n\t\telements = { 192.0.2.0/24 }\n\t}\n\n\tchain forward {\n\t\ttype filter hook forward priority filter; policy accept;\n\t\tip saddr @blocked limit rate 5/second counter packets 0 bytes 0 drop\n\t}\n}\n";
 
 #[test]
 fn p41_foreign_tables_stay_as_they_are_and_their_end_leaves_ours() -> Result<()> {
-    let topology = Topology::new()?;
+    let topology = Topology::new(Wiring::Routed)?;
     let file = std::env::temp_dir().join(format!("{}.nft", topology.node.name()));
     std::fs::write(&file, FOREIGN)?;
     topology.nft(&format!("-f {}", file.display()))?;

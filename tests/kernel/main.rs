@@ -1,7 +1,14 @@
 //! The real kernel with real packets, in network namespaces of the tests' own. Needs root.
 
+mod bench;
+mod bridge;
 mod coexistence;
 mod connections;
+mod difference;
+mod drift;
 mod oracle;
+mod overlaps;
+mod survival;
 mod topology;
+mod watch;
 mod wire;
