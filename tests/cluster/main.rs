@@ -5,9 +5,12 @@
 
 mod bridge;
 mod expect;
+mod expectation;
 mod fixture;
 mod killed;
+mod manifests;
 mod node_traffic;
 mod programmed;
+mod random;
 mod services;
 mod three_tiers;

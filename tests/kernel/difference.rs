@@ -41,17 +41,10 @@ pub fn shrink(bench: &mut Bench, before: Option<Draft>, draft: Draft, packet: Pa
     } else if before.is_some() {
         again = small.differs(before.as_ref(), &draft)?;
     }
-    while again {
-        let found =
-            candidates(before.as_ref(), &draft).into_iter().find_map(|(before, draft)| match small.differs(before.as_ref(), &draft) {
-                Ok(true) => Some(Ok((before, draft))),
-                Ok(false) => None,
-                Err(error) => Some(Err(error)),
-            });
-        let Some(found) = found else { break };
-        (before, draft) = found?;
-    }
     if again {
+        while let Some(smaller) = small.smaller(before.as_ref(), &draft)? {
+            (before, draft) = smaller;
+        }
         // The last try need not have been the smallest one.
         small.differs(before.as_ref(), &draft)?;
     }
@@ -67,6 +60,16 @@ struct Small<'a> {
 }
 
 impl Small<'_> {
+    /// The first that has one piece less and still differs.
+    fn smaller(&mut self, before: Option<&Draft>, draft: &Draft) -> Result<Option<(Option<Draft>, Draft)>> {
+        for (before, draft) in candidates(before, draft) {
+            if self.differs(before.as_ref(), &draft)? {
+                return Ok(Some((before, draft)));
+            }
+        }
+        Ok(None)
+    }
+
     fn differs(&mut self, before: Option<&Draft>, draft: &Draft) -> Result<bool> {
         let policy = draft.policy();
         match before {

@@ -42,7 +42,7 @@ fn p53_overlapping_networks_come_and_go_in_any_order() -> Result<()> {
         draft.guards.insert(0, Guard { groups: [group.clone()].into(), ..Guard::default() });
         draft.lists.insert(list.clone(), Vec::new());
         // By turns in the list, in rules, or half of it in each.
-        let in_list = |i: usize| round % 3 == 0 || round % 3 == 2 && i % 2 == 0;
+        let in_list = |i: usize| round % 3 == 0 || round % 3 == 2 && i.is_multiple_of(2);
         let order = |dice: &mut Dice| dice.roll(Just((0..ENTRIES).collect::<Vec<_>>()).prop_shuffle());
         let coming = order(&mut dice)?.into_iter().map(|i| (i, true));
         for (i, comes) in coming.chain(order(&mut dice)?.into_iter().map(|i| (i, false))) {

@@ -46,6 +46,12 @@ fn attempt(target: &Target, socket: Type, kind: u8, code: u8, start: Instant) ->
     exchange(target, socket, if v4 { ICMP } else { ICMP6 }, &packet, start, |data| answer(kind, &packet, data))
 }
 
+/// The identifier by the time, not by the count, which begins anew in every process: to conntrack a ping from here to there with the
+/// identifier of an earlier one belongs to that one, and passes whatever the rules say by now (S31, S34).
+fn identifier_and_sequence(nonce: &[u8; 16]) -> [u8; 4] {
+    [nonce[14], nonce[15], nonce[10], nonce[11]]
+}
+
 /// Whether `data` answers our `packet`.
 fn answer(kind: u8, packet: &[u8], data: &[u8]) -> Option<String> {
     let first = *data.first()?;
@@ -88,5 +94,17 @@ mod tests {
         );
         assert_eq!(answer(8, &request, &[0, 0, 9, 9, 0, 1, 0, 2, b'y']), None);
         assert_eq!(answer(8, &request, &request), None, "the request itself, seen on loopback");
+    }
+
+    /// In containers every process has the same number, and all begin to count at 0.
+    #[test]
+    fn s34_pings_of_two_processes_are_two_connections() {
+        let at = |nanoseconds: u32| {
+            let mut nonce = [0; 16];
+            nonce[12..].copy_from_slice(&nanoseconds.to_be_bytes());
+            identifier_and_sequence(&nonce)
+        };
+        assert_ne!(at(1_000)[..2], at(2_000)[..2]);
+        assert_ne!(at(100_000_123)[..2], at(100_004_567)[..2]);
     }
 }
