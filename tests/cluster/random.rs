@@ -136,6 +136,7 @@ async fn random_edits_through_the_api_are_in_force_as_the_oracle_says() -> Resul
     for round in 0..EDITS {
         if round > 0 {
             let edit = maker.edit();
+            println!("edit {round}: {}", edit.object);
             write(&cluster, &edit).await.with_context(|| format!("KSG_SEED={seed}, {edit:?}"))?;
             facts.take(edit)?;
         }
