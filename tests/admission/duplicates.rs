@@ -18,7 +18,7 @@ pub fn every_preset_and_a_long_list(server: &Server) -> Result<()> {
         let rules = json!([{ "type": preset.name, "to": peers }, spelled_out]);
         let answer = create(server, json!({ "egress": rules }))?;
         let peer = "securityGroup ops/app\"";
-        answer.refused_saying(preset.name, &["duplicate", peer, "spec.egress[0].to[0]", "spec.egress[1].to[0]"])?;
+        answer.refused_saying(preset.name, &["InvalidPermission.Duplicate", peer, "spec.egress[0].to[0]", "spec.egress[1].to[0]"])?;
     }
 
     // The last of a long list repeats the first: found as far as looking for it is cheap enough for the server …

@@ -10,6 +10,8 @@ use policy::Problem;
 use policy::index::Object;
 use serde_json::{Value, json};
 
+use crate::quotas;
+
 /// The folder of this test; messages quote paths relative to it.
 pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("admission")
@@ -106,12 +108,23 @@ impl Server {
         let server = Server { cluster };
         server.kubectl(&["apply", "-f", "../../deploy/crds"])?.silent("deploy/crds")?;
         server.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?.silent("crds")?;
+        server.kubectl(&["apply", "-f", "../../deploy/namespace.yaml", "-f", "../../deploy/quotas.yaml"])?.silent("the limits")?;
         server.kubectl(&["apply", "-f", "../../deploy/admission"])?.silent("deploy/admission")?;
         for namespace in ["shop", "ops"] {
             server.kubectl(&["create", "namespace", namespace])?.silent(namespace)?;
         }
         server.policies_in_force(true).await?;
+        quotas::set(&server, &quotas::raised())?;
+        eventually("the limits are raised", || {
+            Ok(server.kubectl_object(&["create", "--dry-run=server", "-f", "-"], &quotas::ingress(200))?.done)
+        })
+        .await?;
         Ok(server)
+    }
+
+    /// The cluster that has nothing but this control plane.
+    pub fn cluster(&self) -> &lab::Cluster {
+        &self.cluster
     }
 
     /// Waits until the policies judge, or until they do not any more: the API server sees a change of them with a delay.
@@ -124,9 +137,17 @@ impl Server {
             attachment(json!({ "securityGroups": ["web"], "podSelector": selector })),
             prefix_list(json!({ "addressFamily": "IPv4", "maxEntries": 2, "entries": entries })),
         ];
-        for object in broken {
+        for mut object in broken {
+            let policy = match object["kind"].as_str() {
+                Some("SecurityGroup") => "securitygroups.securitygroups.dev",
+                Some("Attachment") => "attachments.securitygroups.dev",
+                _ => "prefixlists.securitygroups.dev",
+            };
+            // A name that nothing stored has: that would be refused, too.
+            object["metadata"]["name"] = "in-force".into();
             eventually(&format!("policies in force: {wanted}"), || {
-                Ok(self.kubectl_object(&["create", "--dry-run=server", "-f", "-"], &object)?.done != wanted)
+                let answer = self.kubectl_object(&["create", "--dry-run=server", "-f", "-"], &object)?;
+                Ok(answer.err.contains(&format!("ValidatingAdmissionPolicy '{policy}'")) == wanted)
             })
             .await?;
         }

@@ -15,7 +15,7 @@ pub fn judged(server: &Server) -> Result<()> {
     let twice = json!([rule(json!(80)), rule(json!(80))]);
     for (broken, word) in [
         (json!({ "ingress": [rule(json!(70000))], "egress": [] }), "spec.ingress[0].port"),
-        (json!({ "ingress": twice, "egress": [] }), "duplicate"),
+        (json!({ "ingress": twice, "egress": [] }), "InvalidPermission.Duplicate"),
         (json!({ "ingress": [rule(json!(80))], "egress": null }), "egress"),
         (json!({ "ingress": [rule(Value::Null)], "egress": [] }), "port"),
     ] {
@@ -27,7 +27,7 @@ pub fn judged(server: &Server) -> Result<()> {
     let patch = |patch: &str| server.kubectl(&["patch", "sg", "web", "--namespace", "shop", "--type=json", "-p", patch]);
     patch(r#"[{"op":"replace","path":"/spec/egress","value":null}]"#)?.refused_saying("a patch to null", &["spec.egress"])?;
     patch(r#"[{"op":"add","path":"/spec/ingress/-","value":{"type":"HTTP","from":[{"cidr":"10.1.2.3/8"}]}}]"#)?
-        .refused_saying("a patch that adds a duplicate", &["duplicate", "spec.ingress[1].from[0]"])?;
+        .refused_saying("a patch that adds a duplicate", &["InvalidPermission.Duplicate", "spec.ingress[1].from[0]"])?;
     let now = server.get("sg", "web")?;
     ensure!(now["spec"] == stored["spec"] && now["metadata"]["generation"] == stored["metadata"]["generation"], "changed: {now:#}");
 
@@ -82,7 +82,8 @@ pub async fn stored_before(server: &Server) -> Result<()> {
     run("patch", &["--type=merge", "-p", &finalizers("[\"securitygroups.dev/in-use\"]")])?.silent("adding a finalizer")?;
     run("patch", &["--type=merge", "--subresource=status", "-p", r#"{"status":{"members":1}}"#])?.silent("writing the status")?;
     run("patch", &["--type=merge", "-p", r#"{"spec":{"onDeny":"Reject"}}"#])?.refused_saying("another edit", &["spec.egress"])?;
-    run("patch", &["--type=merge", "-p", r#"{"spec":{"egress":[]}}"#])?.refused_saying("half a repair", &["duplicate"])?;
+    run("patch", &["--type=merge", "-p", r#"{"spec":{"egress":[]}}"#])?
+        .refused_saying("half a repair", &["InvalidPermission.Duplicate"])?;
     let repair = r#"[{"op":"remove","path":"/spec/egress"},{"op":"remove","path":"/spec/ingress/1"}]"#;
     run("patch", &["--type=json", "-p", repair])?.silent("the repair")?;
     run("delete", &["--wait=false"])?.silent("deleting")?;

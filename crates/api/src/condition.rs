@@ -12,3 +12,5 @@ pub const STALE_RULES: &str = "StaleRules";
 pub const BRIDGE_TRAFFIC_FILTERED: &str = "BridgeTrafficFiltered";
 /// Not over a limit (S24).
 pub const WITHIN_QUOTA: &str = "WithinQuota";
+/// False while the object is marked for deletion and something still names it; absent otherwise.
+pub const DELETABLE: &str = "Deletable";

@@ -23,6 +23,7 @@ mod selector;
 mod stored;
 
 pub mod condition;
+pub mod quota;
 
 pub use attachment::{Attachment, AttachmentSpec, AttachmentStatus, Skipped};
 pub use crds::{crds, crds_yaml};
@@ -40,6 +41,8 @@ pub use stored::{Stored, read};
 pub const API_GROUP: &str = "securitygroups.dev";
 /// The only version so far.
 pub const API_VERSION: &str = "v1alpha1";
+/// Finalizer of what is in use: the object stays, and stays in force, while something names it.
+pub const FINALIZER_IN_USE: &str = "securitygroups.dev/in-use";
 /// Namespace label: the group that pods in no other group are members of (S3).
 pub const LABEL_DEFAULT_GROUP: &str = "securitygroups.dev/default-group";
 /// MemberSlice label: the name of the group whose members it lists.

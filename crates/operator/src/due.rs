@@ -7,17 +7,20 @@ use api::{AttachmentStatus, PrefixListStatus, SecurityGroupStatus};
 use k8s_openapi::jiff::Timestamp;
 use policy::index::MemberSlice;
 use policy::model::{GroupRef, PrefixListRef};
+use policy::protection::Blockers;
 use policy::slices::{self, SliceKey, SliceOp};
 use policy::status::{View, stamp};
-use policy::{AttachmentRef, Resolution};
+use policy::{AttachmentRef, ObjectRef, Resolution};
 
-use crate::facts::Facts;
+use crate::facts::{Facts, Held};
 
 /// What is written by one writer at a time. Slices come first: packets wait for them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
     /// The slices of the group of this id.
     Slices(String),
+    /// The finalizer of an object, by its UID as well.
+    Finalizer(ObjectRef, String),
     /// The status of a group, by its UID as well: one made again under its name is another.
     Group(GroupRef, String),
     /// The status of an attachment, likewise.
@@ -31,12 +34,24 @@ impl Lane {
     pub fn is_of_slices(&self) -> bool {
         matches!(self, Lane::Slices(_))
     }
+
+    /// The other lane of the same object. A finalizer is written on the version that was read, which a status would change meanwhile.
+    pub fn beside(&self) -> Option<Lane> {
+        match self {
+            Lane::Finalizer(ObjectRef::SecurityGroup(group), uid) => Some(Lane::Group(group.clone(), uid.clone())),
+            Lane::Group(group, uid) => Some(Lane::Finalizer(ObjectRef::SecurityGroup(group.clone()), uid.clone())),
+            Lane::Finalizer(ObjectRef::PrefixList(list), uid) => Some(Lane::PrefixList(list.clone(), uid.clone())),
+            Lane::PrefixList(list, uid) => Some(Lane::Finalizer(ObjectRef::PrefixList(list.clone()), uid.clone())),
+            Lane::Slices(_) | Lane::Finalizer(..) | Lane::Attachment(..) => None,
+        }
+    }
 }
 
 impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Lane::Slices(group_id) => write!(f, "slices of {group_id}"),
+            Lane::Finalizer(object, _) => write!(f, "finalizer of {object}"),
             Lane::Group(group, _) => write!(f, "status of SecurityGroup {group}"),
             Lane::Attachment(attachment, _) => write!(f, "status of Attachment {attachment}"),
             Lane::PrefixList(list, _) => write!(f, "status of PrefixList {list}"),
@@ -49,6 +64,8 @@ impl fmt::Display for Lane {
 pub enum Work {
     /// In this order, none after one that failed; with the version that a slice has to be at.
     Slices(Vec<(SliceOp, Option<String>)>),
+    /// Hold the object, or let it go.
+    Finalizer(bool),
     /// A group's status.
     Group(SecurityGroupStatus),
     /// An attachment's status.
@@ -62,6 +79,8 @@ pub enum Work {
 pub enum Written {
     /// A slice, or none.
     Slice(SliceKey, Option<MemberSlice>),
+    /// An object's finalizer, or none.
+    Finalizer(ObjectRef, String, bool),
     /// A group's status.
     Group(GroupRef, String, SecurityGroupStatus),
     /// An attachment's status.
@@ -76,6 +95,7 @@ impl Written {
         let cluster = &facts.cluster;
         match self {
             Written::Slice(key, slice) => cluster.slices.get(key) == slice.as_ref(),
+            Written::Finalizer(object, uid, held) => facts.held(object).is_none_or(|now| now.uid != *uid || now.held == *held),
             Written::Group(group, uid, status) => {
                 cluster.groups.get(group).is_none_or(|now| now.uid != *uid) || facts.group_statuses.get(group) == Some(status)
             }
@@ -91,9 +111,10 @@ impl Written {
 }
 
 /// Everything that is due. `now` is the time of the transitions found.
-pub fn due(facts: &Facts, resolution: &Resolution, now: Timestamp) -> BTreeMap<Lane, Work> {
+pub fn due(facts: &Facts, resolution: &Resolution, blockers: &BTreeMap<ObjectRef, Blockers>, now: Timestamp) -> BTreeMap<Lane, Work> {
     let mut due = slices_due(facts, resolution);
-    let view = View::new(&facts.cluster, resolution, &facts.reports);
+    due.extend(finalizers_due(facts, blockers));
+    let view = View::new(&facts.cluster, resolution, &facts.reports).limited_by(facts.limits).protected_by(blockers);
     // As it is stored: whole seconds.
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     for (group, object) in &facts.cluster.groups {
@@ -130,4 +151,19 @@ fn slices_due(facts: &Facts, resolution: &Resolution) -> BTreeMap<Lane, Work> {
         lanes.entry(op.group_id().to_string()).or_default().push((op, version));
     }
     lanes.into_iter().map(|(id, ops)| (Lane::Slices(id), Work::Slices(ops))).collect()
+}
+
+/// An object is held while something names it. What is unused has no finalizer: it goes at once, whether we run or not.
+fn finalizers_due(facts: &Facts, blockers: &BTreeMap<ObjectRef, Blockers>) -> BTreeMap<Lane, Work> {
+    let lane = |object: ObjectRef, now: &Held| Lane::Finalizer(object, now.uid.clone());
+    let mut due = BTreeMap::new();
+    for (object, now) in facts.holdable() {
+        match (blockers.contains_key(&object), now.held) {
+            // The server takes no new finalizer on what is being deleted.
+            (true, false) if !now.deleting => due.insert(lane(object, now), Work::Finalizer(true)),
+            (false, true) => due.insert(lane(object, now), Work::Finalizer(false)),
+            _ => None,
+        };
+    }
+    due
 }

@@ -1,14 +1,18 @@
-//! What the operator knows: the facts, what nodes report, and what statuses and slices say now.
+//! What the operator knows: the facts, what nodes report, the administrator's limits, and what statuses, finalizers and slices say now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::{AttachmentStatus, NodeReport, NodeReportStatus, PrefixListStatus, SecurityGroupStatus};
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::DynamicObject;
 use policy::index::{Changed, Key, Kind, Object};
 use policy::model::{GroupRef, NodeName, PrefixListRef};
+use policy::protection::{Blockers, blockers};
+use policy::quota::Limits;
 use policy::slices::SliceKey;
-use policy::{AttachmentRef, Cluster, Resolution, resolve};
+use policy::{AttachmentRef, Cluster, ObjectRef, Resolution, resolve};
 use runtime::watch::{Change, Name, Step};
 use serde::de::DeserializeOwned;
 
@@ -27,6 +31,8 @@ pub enum Message {
     Slice(Step<With<String>>),
     /// What nodes report.
     Report(Step<NodeReport>),
+    /// The administrator's limits.
+    Limits(Step<Limits>),
 }
 
 /// A fact, and what we have to know of its object to write to it.
@@ -38,6 +44,29 @@ pub struct With<T> {
     pub fact: Object,
     /// Its present status, or its version.
     pub beside: T,
+    /// Whether it is held.
+    pub held: Held,
+}
+
+/// Whether an object is held by our finalizer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Its UID.
+    pub uid: String,
+    /// It has our finalizer.
+    pub held: bool,
+    /// Marked for deletion.
+    pub deleting: bool,
+}
+
+impl Held {
+    fn of(metadata: &ObjectMeta) -> Held {
+        Held {
+            uid: metadata.uid.clone().unwrap_or_default(),
+            held: metadata.finalizers.iter().flatten().any(|finalizer| finalizer == api::FINALIZER_IN_USE),
+            deleting: metadata.deletion_timestamp.is_some(),
+        }
+    }
 }
 
 impl<T> With<T> {
@@ -47,7 +76,7 @@ impl<T> With<T> {
         T: DeserializeOwned + Default,
     {
         let status = object.data.get("status").and_then(|status| serde_json::from_value(status.clone()).ok());
-        With { name: Name::from(&object.metadata), fact, beside: status.unwrap_or_default() }
+        With { name: Name::from(&object.metadata), fact, beside: status.unwrap_or_default(), held: Held::of(&object.metadata) }
     }
 }
 
@@ -55,7 +84,7 @@ impl With<String> {
     /// Beside a slice its `resourceVersion`.
     pub fn version(slice: &api::MemberSlice) -> With<String> {
         let version = slice.metadata.resource_version.clone().unwrap_or_default();
-        With { name: Name::from(&slice.metadata), fact: Object::member_slice(slice), beside: version }
+        With { name: Name::from(&slice.metadata), fact: Object::member_slice(slice), beside: version, held: Held::of(&slice.metadata) }
     }
 }
 
@@ -69,10 +98,11 @@ enum Source {
     PrefixLists,
     Slices,
     Reports,
+    Limits,
 }
 
 impl Source {
-    const ALL: usize = 7;
+    const ALL: usize = 8;
 }
 
 /// Everything that is known.
@@ -84,14 +114,21 @@ pub struct Facts {
     pub reports: BTreeMap<NodeName, NodeReportStatus>,
     /// The present status of each group.
     pub group_statuses: BTreeMap<GroupRef, SecurityGroupStatus>,
+    /// Which groups are held.
+    pub group_holds: BTreeMap<GroupRef, Held>,
+    /// Which prefix lists are held.
+    pub prefix_list_holds: BTreeMap<PrefixListRef, Held>,
     /// The present status of each attachment.
     pub attachment_statuses: BTreeMap<AttachmentRef, AttachmentStatus>,
     /// The present status of each prefix list.
     pub prefix_list_statuses: BTreeMap<PrefixListRef, PrefixListStatus>,
     /// The `resourceVersion` of each slice.
     pub slice_versions: BTreeMap<SliceKey, String>,
+    /// The administrator's limits.
+    pub limits: Limits,
     listed: BTreeSet<Source>,
     resolution: Option<Arc<Resolution>>,
+    blockers: Option<Arc<BTreeMap<ObjectRef, Blockers>>>,
 }
 
 impl Facts {
@@ -118,8 +155,11 @@ impl Facts {
             }
             Message::Group(step) => {
                 self.note(Source::Groups, &step);
+                let holds = holds(&step, |name| GroupRef { namespace: name.namespace, name: name.name });
+                let holds = holds.apply_to(&mut self.group_holds);
                 let (step, statuses) = apart(step, |name| GroupRef { namespace: name.namespace, name: name.name });
-                either(self.fact(Change::of(Kind::SecurityGroup, step)), statuses.apply_to(&mut self.group_statuses))
+                let statuses = statuses.apply_to(&mut self.group_statuses);
+                either(self.fact(Change::of(Kind::SecurityGroup, step)), either(holds, statuses))
             }
             Message::Attachment(step) => {
                 self.note(Source::Attachments, &step);
@@ -128,8 +168,11 @@ impl Facts {
             }
             Message::PrefixList(step) => {
                 self.note(Source::PrefixLists, &step);
+                let holds = holds(&step, |name| PrefixListRef { namespace: name.namespace, name: name.name });
+                let holds = holds.apply_to(&mut self.prefix_list_holds);
                 let (step, statuses) = apart(step, |name| PrefixListRef { namespace: name.namespace, name: name.name });
-                either(self.fact(Change::of(Kind::PrefixList, step)), statuses.apply_to(&mut self.prefix_list_statuses))
+                let statuses = statuses.apply_to(&mut self.prefix_list_statuses);
+                either(self.fact(Change::of(Kind::PrefixList, step)), either(holds, statuses))
             }
             Message::Slice(step) => {
                 self.note(Source::Slices, &step);
@@ -145,6 +188,17 @@ impl Facts {
                 };
                 entries.apply_to(&mut self.reports)
             }
+            Message::Limits(step) => {
+                self.note(Source::Limits, &step);
+                let limits = match step {
+                    Step::Reset(all) => all.into_iter().next().unwrap_or_default(),
+                    Step::Apply(limits) => limits,
+                    Step::Delete(_) => Limits::default(),
+                };
+                let changed = limits != self.limits;
+                self.limits = limits;
+                changed.into()
+            }
         }
     }
 
@@ -153,15 +207,35 @@ impl Facts {
         self.resolution.get_or_insert_with(|| Arc::new(resolve(&self.cluster))).clone()
     }
 
+    /// What keeps objects from being removed, likewise.
+    pub fn blockers(&mut self) -> Arc<BTreeMap<ObjectRef, Blockers>> {
+        self.blockers.get_or_insert_with(|| Arc::new(blockers(&self.cluster))).clone()
+    }
+
+    /// Whether an object is held; `None`: there is no such object.
+    pub fn held(&self, object: &ObjectRef) -> Option<&Held> {
+        match object {
+            ObjectRef::SecurityGroup(group) => self.group_holds.get(group),
+            ObjectRef::PrefixList(list) => self.prefix_list_holds.get(list),
+            ObjectRef::Attachment(_) | ObjectRef::Namespace(_) => None,
+        }
+    }
+
+    /// Everything that can be held.
+    pub fn holdable(&self) -> impl Iterator<Item = (ObjectRef, &Held)> {
+        let groups = self.group_holds.iter().map(|(group, held)| (ObjectRef::SecurityGroup(group.clone()), held));
+        groups.chain(self.prefix_list_holds.iter().map(|(list, held)| (ObjectRef::PrefixList(list.clone()), held)))
+    }
+
     fn fact(&mut self, change: Change) -> Changed {
-        let of_slice = match &change {
-            Change::Reset(kind, _) => *kind == Kind::MemberSlice,
-            Change::Apply(object) => matches!(object, Object::MemberSlice(..)),
-            Change::Delete(key) => matches!(key, Key::MemberSlice(_)),
-        };
+        let kind = kind(&change);
         let changed = change.apply_to(&mut self.cluster);
-        if changed == Changed::Yes && !of_slice {
+        if changed == Changed::Yes && kind != Kind::MemberSlice {
             self.resolution = None;
+            // Who is a member holds nothing.
+            if kind != Kind::Pod {
+                self.blockers = None;
+            }
         }
         changed
     }
@@ -171,6 +245,28 @@ impl Facts {
             self.listed.insert(source);
         }
     }
+}
+
+fn kind(change: &Change) -> Kind {
+    match change {
+        Change::Reset(kind, _) => *kind,
+        Change::Apply(Object::Pod(..)) | Change::Delete(Key::Pod(_)) => Kind::Pod,
+        Change::Apply(Object::SecurityGroup(..)) | Change::Delete(Key::SecurityGroup(_)) => Kind::SecurityGroup,
+        Change::Apply(Object::Attachment(..)) | Change::Delete(Key::Attachment(_)) => Kind::Attachment,
+        Change::Apply(Object::PrefixList(..)) | Change::Delete(Key::PrefixList(_)) => Kind::PrefixList,
+        Change::Apply(Object::Namespace(..)) | Change::Delete(Key::Namespace(_)) => Kind::Namespace,
+        Change::Apply(Object::Dns(..)) | Change::Delete(Key::Dns(_)) => Kind::Dns,
+        Change::Apply(Object::MemberSlice(..)) | Change::Delete(Key::MemberSlice(_)) => Kind::MemberSlice,
+    }
+}
+
+/// The limits in the administrator's ConfigMap; what cannot be read there is said in the log, and refused at admission.
+pub fn limits(map: &ConfigMap) -> Limits {
+    let (limits, complaints) = Limits::read(map.data.as_ref().unwrap_or(&BTreeMap::new()));
+    for complaint in complaints {
+        tracing::warn!(complaint, "ConfigMap {} cannot be read as it is", api::quota::CONFIG_MAP);
+    }
+    limits
 }
 
 /// Of a report what statuses are made from: the rest changes more often.
@@ -207,6 +303,16 @@ impl<K: Ord, V: PartialEq> Entries<K, V> {
             }
             Entries::Gone(key) => map.remove(&key).is_some().into(),
         }
+    }
+}
+
+/// Which objects of a step are held.
+fn holds<K: Ord, T>(step: &Step<With<T>>, key: impl Fn(Name) -> K) -> Entries<K, Held> {
+    let entry = |with: &With<T>| (key(with.name.clone()), with.held.clone());
+    match step {
+        Step::Reset(all) => Entries::All(all.iter().map(entry).collect()),
+        Step::Apply(with) => Entries::One(entry(with)),
+        Step::Delete(name) => Entries::Gone(key(name.clone())),
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::facts::{Message, With};
+use crate::facts::{Message, With, limits};
 
 /// The server; clones are the same one.
 #[derive(Clone)]
@@ -31,6 +31,7 @@ struct State {
     requests: Vec<Seen>,
     faults: VecDeque<u16>,
     down: bool,
+    no_finalizers: bool,
     /// How long after a write the watch shows it.
     echo: Duration,
     latency: Duration,
@@ -55,6 +56,7 @@ impl FakeApi {
             requests: Vec::new(),
             faults: VecDeque::new(),
             down: false,
+            no_finalizers: false,
             echo: Duration::from_millis(1),
             latency: Duration::from_millis(2),
             messages: None,
@@ -105,12 +107,13 @@ impl FakeApi {
         };
         vec![
             Message::Fact(Change::of(Kind::Pod, list(&of("pods"), pod))),
-            Message::Fact(Change::of(Kind::Namespace, Step::Reset(Vec::new()))),
+            Message::Fact(Change::of(Kind::Namespace, list(&of("namespaces"), namespace))),
             Message::Group(list(&of("securitygroups"), group)),
             Message::Attachment(list(&of("attachments"), attachment)),
             Message::PrefixList(list(&of("prefixlists"), prefix_list)),
             Message::Slice(list(&of("memberslices"), slice)),
             Message::Report(list(&of("nodereports"), read)),
+            Message::Limits(list(&of("configmaps"), |map| limits(&read(map)))),
         ]
     }
 
@@ -133,11 +136,70 @@ impl FakeApi {
         }
     }
 
+    /// Somebody deletes an object as the server does it: what has finalizers is marked.
+    pub fn delete(&self, plural: &str, name: &str) {
+        let Some(mut object) = self.get(plural, name) else { return };
+        if object["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty) {
+            return self.remove(plural, name);
+        }
+        object["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        self.put(plural, object);
+    }
+
+    /// The namespace, with these labels.
+    pub fn namespace(&self, labels: Value, deleting: bool) {
+        let mut metadata = json!({"name": "shop", "labels": labels});
+        if deleting {
+            metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        }
+        self.put("namespaces", json!({"metadata": metadata}));
+    }
+
+    /// The administrator's limits.
+    pub fn limits(&self, data: Value) {
+        self.put("configmaps", json!({"metadata": {"name": "quotas"}, "data": data}));
+    }
+
+    /// What finalizers an object has.
+    pub fn finalizers(&self, plural: &str, name: &str) -> Vec<String> {
+        let object = self.get(plural, name).unwrap_or_default();
+        object["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(|f| f.as_str().map(str::to_string)).collect()
+    }
+
+    /// The events written so far: `Warning GroupNotFound shop/web: its words`.
+    pub fn events(&self) -> Vec<String> {
+        let objects = &self.state().objects;
+        let of = |object: &Value| {
+            let text = |value: &Value| value.as_str().unwrap_or("?").to_string();
+            let about = &object["regarding"];
+            let [type_, reason, kind, name, note] =
+                [&object["type"], &object["reason"], &about["kind"], &about["name"], &object["note"]].map(text);
+            (text(&object["eventTime"]), format!("{type_} {reason} {kind} {name}: {note}"))
+        };
+        let mut events: Vec<_> = objects.iter().filter(|((plural, ..), _)| plural == "events").map(|(_, object)| of(object)).collect();
+        events.sort();
+        events.into_iter().map(|(_, text)| text).collect()
+    }
+
+    /// An empty prefix list that may grow to so many entries.
+    pub fn prefix_list(&self, name: &str, max_entries: u32) {
+        let metadata = json!({"name": name, "uid": format!("uid-{name}"), "generation": 1});
+        let spec = json!({"addressFamily": "IPv4", "maxEntries": max_entries});
+        self.put(
+            "prefixlists",
+            json!({"apiVersion": "securitygroups.dev/v1alpha1", "kind": "PrefixList", "metadata": metadata, "spec": spec}),
+        );
+    }
+
     /// A group whose only rule names these groups.
     pub fn group(&self, name: &str, uid: &str, generation: i64, peers: &[&str]) {
         let from: Vec<Value> = peers.iter().map(|peer| json!({"securityGroup": {"name": peer}})).collect();
         let ingress = if from.is_empty() { json!([]) } else { json!([{"type": "SSH", "from": from}]) };
-        let metadata = json!({"name": name, "uid": uid, "generation": generation});
+        let mut metadata = json!({"name": name, "uid": uid, "generation": generation});
+        // An edit takes no finalizer off.
+        if let Some(present) = self.get("securitygroups", name).filter(|present| present["metadata"]["uid"] == uid) {
+            metadata["finalizers"] = present["metadata"]["finalizers"].clone();
+        }
         self.put("securitygroups", json!({"apiVersion": "securitygroups.dev/v1alpha1", "kind": "SecurityGroup", "metadata": metadata, "spec": {"ingress": ingress}}));
     }
 
@@ -153,12 +215,17 @@ impl FakeApi {
 
     /// The `n`th pod, on node n1.
     pub fn pod(&self, n: u16, app: &str) {
+        self.pod_on(n, app, "n1");
+    }
+
+    /// The `n`th pod.
+    pub fn pod_on(&self, n: u16, app: &str, node: &str) {
         let [high, low] = n.to_be_bytes();
         self.put(
             "pods",
             json!({
                 "metadata": {"name": format!("p{n}"), "uid": format!("p{n}"), "labels": {"app": app}},
-                "spec": {"nodeName": "n1", "containers": []},
+                "spec": {"nodeName": node, "containers": []},
                 "status": {"podIPs": [{"ip": format!("10.244.{high}.{low}")}, {"ip": format!("fd00:10:244::{n:x}")}]}
             }),
         );
@@ -172,8 +239,13 @@ impl FakeApi {
 
     /// Node n1 reports that it has this of a group in force.
     pub fn report(&self, group: &str, uid: &str, generation: i64) {
+        self.report_of("n1", group, uid, generation);
+    }
+
+    /// A node reports it.
+    pub fn report_of(&self, node: &str, group: &str, uid: &str, generation: i64) {
         let groups = json!([{"namespace": "shop", "name": group, "uid": uid, "generation": generation, "endpoints": 1}]);
-        let metadata = json!({"name": "n1"});
+        let metadata = json!({"name": node});
         self.put("nodereports", json!({"apiVersion": "securitygroups.dev/v1alpha1", "kind": "NodeReport", "metadata": metadata, "spec": {}, "status": {"groups": groups}}));
     }
 
@@ -185,6 +257,11 @@ impl FakeApi {
     /// Every request is refused with 503 while it is down.
     pub fn down(&self, down: bool) {
         self.state().down = down;
+    }
+
+    /// Whether it refuses to read and write finalizers.
+    pub fn refuse_finalizers(&self, refuse: bool) {
+        self.state().no_finalizers = refuse;
     }
 
     /// How long after a write the watch shows it.
@@ -237,9 +314,14 @@ impl FakeApi {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let (plural, name) = (parts[5].to_string(), parts.get(6).map(|name| (*name).to_string()));
         let mut state = self.state();
-        let fault = if state.down { 503 } else { state.faults.pop_front().unwrap_or(0) };
+        let is_status = parts.get(7) == Some(&"status");
+        let fault = match () {
+            () if state.down => 503,
+            () if state.no_finalizers && plural == "securitygroups" && !is_status => 403,
+            () => state.faults.pop_front().unwrap_or(0),
+        };
         let result = match fault {
-            0 => state.write(method, &plural, name.as_deref(), parts.get(7) == Some(&"status"), &body),
+            0 => state.write(method, &plural, name.as_deref(), is_status, &body),
             code => Err(code),
         };
         let name = name.or_else(|| body["metadata"]["name"].as_str().map(str::to_string)).unwrap_or_default();
@@ -264,6 +346,7 @@ impl State {
         let mut object = match (method, present) {
             (&Method::POST, None) => body.clone(),
             (&Method::POST, Some(_)) => return Err(409),
+            (&Method::GET, Some(present)) => return Ok(present),
             (_, None) => return Err(404),
             (&Method::DELETE, Some(present)) => {
                 if !version(&body["preconditions"]["resourceVersion"], &present) {
@@ -284,7 +367,16 @@ impl State {
                 if !version(&body["metadata"]["resourceVersion"], &present) {
                     return Err(409);
                 }
-                present["addresses"] = body["addresses"].clone();
+                if let Some(finalizers) = body["metadata"].get("finalizers") {
+                    present["metadata"]["finalizers"] = finalizers.clone();
+                    if present["metadata"]["deletionTimestamp"].is_string() && finalizers == &json!([]) {
+                        self.objects.remove(&key);
+                        self.tell(plural, present.clone(), true);
+                        return Ok(present);
+                    }
+                } else {
+                    present["addresses"] = body["addresses"].clone();
+                }
                 present
             }
             _ => return Err(405),
@@ -296,7 +388,7 @@ impl State {
     }
 
     fn tell(&mut self, plural: &str, object: Value, deleted: bool) {
-        let Some(messages) = self.messages.clone() else { return };
+        let Some(messages) = self.messages.clone().filter(|_| plural != "events") else { return };
         let (plural, echo) = (plural.to_string(), self.echo);
         tokio::spawn(async move {
             tokio::time::sleep(echo).await;
@@ -317,6 +409,8 @@ fn message(plural: &str, object: &Value, deleted: bool) -> Message {
         "prefixlists" => Message::PrefixList(step(object, deleted, prefix_list)),
         "memberslices" => Message::Slice(step(object, deleted, slice)),
         "nodereports" => Message::Report(step(object, deleted, read)),
+        "namespaces" => Message::Fact(Change::of(Kind::Namespace, step(object, deleted, namespace))),
+        "configmaps" => Message::Limits(step(object, deleted, |map| limits(&read(map)))),
         other => panic!("no {other} here"),
     }
 }
@@ -331,6 +425,10 @@ fn read_metadata(object: &Value) -> k8s_openapi::apimachinery::pkg::apis::meta::
 
 fn pod(object: &Value) -> Object {
     Object::pod(&read(object))
+}
+
+fn namespace(object: &Value) -> Object {
+    Object::namespace(&read_metadata(object))
 }
 
 fn group(object: &Value) -> With<api::SecurityGroupStatus> {

@@ -1,7 +1,7 @@
 //! The cluster program: who is in each group that a rule names, and what users read.
 //!
-//! *In:* pods, namespaces, groups, attachments, member slices, node reports; a Lease. *Out:* member slices; the status of groups and
-//! attachments. `facts ─▶ resolve ─▶ due ─▶ outbox ─▶ write`. Also prints the CRDs.
+//! *In:* pods, namespaces, groups, attachments, member slices, node reports, limits; a Lease. *Out:* member slices; the status of groups
+//! and attachments, events when it turns, finalizers on what is in use. `facts ─▶ resolve ─▶ due ─▶ outbox ─▶ write`. Also prints the CRDs.
 //!
 //! Invariants
 //! 1. Nothing is written before every watch has listed, nor by anyone but the holder of the Lease.
@@ -21,9 +21,11 @@ use clap::{Parser, Subcommand};
 use crate::run::RunArgs;
 
 mod due;
+mod events;
 mod facts;
 #[cfg(test)]
 mod fake;
+mod finalizer;
 mod metrics;
 mod outbox;
 mod run;

@@ -24,6 +24,8 @@ pub struct Metrics {
     round_seconds: Histogram,
     under_way: Gauge,
     waiting: Gauge,
+    events: Counter,
+    events_lost: Counter,
 }
 
 impl Metrics {
@@ -37,6 +39,8 @@ impl Metrics {
             round_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
             under_way: Gauge::default(),
             waiting: Gauge::default(),
+            events: Counter::default(),
+            events_lost: Counter::default(),
         };
         registry.register("leading", "1 where this process holds the lease and writes", metrics.leading.clone());
         registry.register("objects", "Objects known, by kind", metrics.objects.clone());
@@ -45,6 +49,8 @@ impl Metrics {
         registry.register("round_seconds", "Duration of working out what is due", metrics.round_seconds.clone());
         registry.register("writes_under_way", "Writes under way", metrics.under_way.clone());
         registry.register("writes_waiting", "Writes that are due and wait for their turn", metrics.waiting.clone());
+        registry.register("events", "Turns of a status that were told", metrics.events.clone());
+        registry.register("events_lost", "Those of them that were too many to be written as events", metrics.events_lost.clone());
         metrics
     }
 
@@ -75,6 +81,7 @@ impl Metrics {
     pub fn write(&self, lane: &Lane, ending: Ending, duration: Duration) {
         let what = match lane {
             Lane::Slices(_) => "slices",
+            Lane::Finalizer(..) => "finalizer",
             Lane::Group(..) => "group_status",
             Lane::Attachment(..) => "attachment_status",
             Lane::PrefixList(..) => "prefix_list_status",
@@ -86,6 +93,12 @@ impl Metrics {
         };
         self.writes.get_or_create_owned(&vec![("what", what), ("result", result)]).inc();
         self.write_seconds.observe(duration.as_secs_f64());
+    }
+
+    /// What there was to tell, and what was lost of it.
+    pub fn events(&self, told: u64, lost: u64) {
+        self.events.inc_by(told);
+        self.events_lost.inc_by(lost);
     }
 
     /// How much is going on.

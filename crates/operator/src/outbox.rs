@@ -97,7 +97,9 @@ impl Outbox {
         let slices_only = self.slices_first_until().is_some_and(|until| now < until);
         let free = |lane: &&Lane| {
             let in_turn = !slices_only || lane.is_of_slices();
-            in_turn && self.progress.get(lane).is_none_or(|progress| progress.free_at().is_some_and(|at| at <= now))
+            in_turn
+                && self.progress.get(lane).is_none_or(|progress| progress.free_at().is_some_and(|at| at <= now))
+                && !lane.beside().and_then(|beside| self.progress.get(&beside)).is_some_and(|beside| beside.under_way)
         };
         let lane = self.backlog.keys().find(free)?.clone();
         let work = self.backlog.remove(&lane)?;

@@ -7,9 +7,10 @@ use anyhow::{Context, anyhow};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
 use kube::api::DynamicObject;
+use kube::{Api, Client};
 use policy::index::Changed;
 use runtime::health::{self, Readiness, Registry};
 use runtime::lease::Candidate;
@@ -20,7 +21,8 @@ use tokio::sync::{mpsc, watch as state};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::due::{Lane, due};
-use crate::facts::{Facts, Message, With};
+use crate::events::{Events, Notice, Told, turns};
+use crate::facts::{Facts, Message, With, limits};
 use crate::metrics::Metrics;
 use crate::outbox::{Ending, Outbox};
 use crate::write::{Ended, write};
@@ -35,7 +37,7 @@ const MESSAGES_AT_ONCE: usize = 1024;
 /// How `operator run` runs.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunArgs {
-    /// Namespace of the Lease: the operator's own.
+    /// Namespace of the Lease and of the ConfigMap with the limits: the operator's own.
     #[arg(long, env = "POD_NAMESPACE", default_value = "kube-security-groups")]
     namespace: String,
     /// Who we are among candidates for the Lease; unique. Left out: made up of the host name and the process id.
@@ -61,7 +63,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let mut registry = Registry::with_prefix("securitygroups_operator");
     let metrics = Metrics::new(&mut registry);
     let (watches, messages) = Watches::new(client.clone(), readiness.clone(), &mut registry);
-    let open = open(&watches);
+    let configs = Api::namespaced(client.clone(), &args.namespace);
+    let open = open(&watches, configs);
     let serving = CancellationToken::new();
     let (address, server) = health::serve(args.health_address, readiness, registry, serving.clone())
         .await
@@ -73,7 +76,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let candidate = Candidate::new(args.namespace, "operator", identity);
     let (leads, candidate) = candidate.run(client.clone(), candidacy.clone());
 
-    Operator::new(client, metrics).run(messages, leads, shutdown).await;
+    let events = Events::new(client.clone(), leads.clone());
+    Operator::new(client, metrics, events).run(messages, leads, shutdown).await;
 
     // Only when nothing of ours is under way any more may another write.
     candidacy.cancel();
@@ -88,7 +92,7 @@ fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "operator".to_string(), |name| name.trim().to_string())
 }
 
-fn open(watches: &Watches<Message>) -> [Watch; 7] {
+fn open(watches: &Watches<Message>, configs: Api<ConfigMap>) -> [Watch; 8] {
     let group = |object: DynamicObject| Ok(With::status(&object, watch::security_group(&object)));
     let attachment = |object: DynamicObject| Ok(With::status(&object, watch::attachment(&object)));
     let list = |object: DynamicObject| Ok(With::status(&object, watch::prefix_list(&object)));
@@ -101,11 +105,17 @@ fn open(watches: &Watches<Message>) -> [Watch; 7] {
         watches.open("prefixlists", watches.stored::<api::PrefixList>(), Config::default(), list, Message::PrefixList),
         watches.open("memberslices", watches.stored::<api::MemberSlice>(), Config::default(), slice, Message::Slice),
         watches.typed(Message::Report),
+        // By its name: that is all the operator may read.
+        watches.open("configmaps", configs, only(api::quota::CONFIG_MAP), |map| Ok(limits(&map)), Message::Limits),
     ]
 }
 
-/// Writes under way, with the time of their start.
-type Writes = FuturesUnordered<BoxFuture<'static, (Ended, Instant)>>;
+fn only(name: &str) -> Config {
+    Config::default().fields(&format!("metadata.name={name}"))
+}
+
+/// Writes under way, with the time of their start and what to tell when they have succeeded.
+type Writes = FuturesUnordered<BoxFuture<'static, (Ended, Instant, Vec<Notice>)>>;
 
 /// The loop and what it owns.
 struct Operator {
@@ -113,6 +123,8 @@ struct Operator {
     metrics: Metrics,
     facts: Facts,
     outbox: Outbox,
+    events: Events,
+    told: Told,
     /// Something differs from what the last round saw.
     dirty: bool,
     /// No round before.
@@ -120,8 +132,17 @@ struct Operator {
 }
 
 impl Operator {
-    fn new(client: Client, metrics: Metrics) -> Operator {
-        Operator { client, metrics, facts: Facts::default(), outbox: Outbox::default(), dirty: true, not_before: Instant::now() }
+    fn new(client: Client, metrics: Metrics, events: Events) -> Operator {
+        Operator {
+            client,
+            metrics,
+            facts: Facts::default(),
+            outbox: Outbox::default(),
+            events,
+            told: Told::default(),
+            dirty: true,
+            not_before: Instant::now(),
+        }
     }
 
     async fn run(mut self, mut messages: mpsc::Receiver<Message>, mut leads: state::Receiver<bool>, shutdown: CancellationToken) {
@@ -134,7 +155,7 @@ impl Operator {
                 biased;
                 () = shutdown.cancelled() => break,
                 changed = leads.changed() => if changed.is_err() { break },
-                Some((ended, started)) = writes.next() => self.ended(ended, started),
+                Some((ended, started, notices)) = writes.next() => self.ended(ended, started, notices),
                 message = messages.recv() => match message {
                     Some(message) => self.take(message, &mut messages),
                     None => break,
@@ -171,7 +192,8 @@ impl Operator {
         }
         while let Some((lane, work)) = self.outbox.next(Instant::now()) {
             let (client, leads, started) = (self.client.clone(), leads.clone(), Instant::now());
-            writes.push(async move { (write(client, leads, lane, work).await, started) }.boxed());
+            let notices = turns(&self.facts, &lane, &work);
+            writes.push(async move { (write(client, leads, lane, work).await, started, notices) }.boxed());
         }
         self.metrics.outbox(&self.outbox);
         self.outbox.wake_at(Instant::now())
@@ -181,7 +203,10 @@ impl Operator {
         let started = Instant::now();
         let resolution = self.facts.resolution();
         self.outbox.look(&self.facts, started);
-        let due = due(&self.facts, &resolution, Timestamp::now());
+        let blockers = self.facts.blockers();
+        let due = due(&self.facts, &resolution, &blockers, Timestamp::now());
+        let news = self.told.news(&resolution);
+        self.tell(news);
         let members_changed = due.keys().any(Lane::is_of_slices);
         self.outbox.offer(due);
         self.dirty = false;
@@ -198,9 +223,17 @@ impl Operator {
         None
     }
 
-    fn ended(&mut self, ended: Ended, started: Instant) {
+    fn tell(&mut self, notices: Vec<Notice>) {
+        let (told, lost) = self.events.tell(notices);
+        self.metrics.events(told, lost);
+    }
+
+    fn ended(&mut self, ended: Ended, started: Instant, notices: Vec<Notice>) {
         let ending = ended.ending();
         self.metrics.write(&ended.lane, ending, started.elapsed());
+        if ending == Ending::Done {
+            self.tell(notices);
+        }
         match (&ended.error, ending) {
             (None, _) => tracing::debug!(lane = %ended.lane, "written"),
             (Some(error), Ending::Conflict) => tracing::debug!(lane = %ended.lane, %error, "not as we thought; planning again"),

@@ -4,6 +4,7 @@ use api::{Attachment, MemberSlice, PrefixList, SecurityGroup};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource};
+use policy::ObjectRef;
 use policy::index::{MemberSlice as SliceFacts, Object};
 use policy::model::GroupRef;
 use policy::slices::{SliceKey, SliceOp};
@@ -13,6 +14,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::due::{Lane, Work, Written};
+use crate::finalizer;
 use crate::outbox::Ending;
 
 /// Who wrote, in `metadata.managedFields`.
@@ -46,6 +48,9 @@ pub async fn write(client: Client, leads: watch::Receiver<bool>, lane: Lane, wor
     let mut written = Vec::new();
     let error = match (&lane, work) {
         (_, Work::Slices(ops)) => slices(&client, &leads, ops, &mut written).await,
+        (Lane::Finalizer(object, uid), Work::Finalizer(held)) => {
+            hold(client, object, uid, held).await.map(|()| written.push(Written::Finalizer(object.clone(), uid.clone(), held)))
+        }
         (Lane::Group(group, uid), Work::Group(status)) => {
             let api = Api::<SecurityGroup>::namespaced(client, &group.namespace);
             patch::status(&api, MANAGER, &group.name, Some(uid), &status)
@@ -65,10 +70,21 @@ pub async fn write(client: Client, leads: watch::Receiver<bool>, lane: Lane, wor
                 .map(|stored| written.push(Written::PrefixList(list.clone(), uid.clone(), stored.status.unwrap_or_default())))
         }
         // `due` never makes such a pair; there is nothing to do in it.
-        (Lane::Slices(_) | Lane::Group(..) | Lane::Attachment(..) | Lane::PrefixList(..), _) => Ok(()),
+        (Lane::Slices(_) | Lane::Finalizer(..) | Lane::Group(..) | Lane::Attachment(..) | Lane::PrefixList(..), _) => Ok(()),
     }
     .err();
     Ended { lane, written, error }
+}
+
+async fn hold(client: Client, object: &ObjectRef, uid: &str, held: bool) -> Result<(), Error> {
+    match object {
+        ObjectRef::SecurityGroup(group) => {
+            finalizer::set(&Api::<SecurityGroup>::namespaced(client, &group.namespace), &group.name, uid, held).await
+        }
+        ObjectRef::PrefixList(list) => finalizer::set(&Api::<PrefixList>::namespaced(client, &list.namespace), &list.name, uid, held).await,
+        // Nothing is ever due for these.
+        ObjectRef::Attachment(_) | ObjectRef::Namespace(_) => Ok(()),
+    }
 }
 
 async fn slices(

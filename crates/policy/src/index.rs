@@ -108,6 +108,8 @@ pub struct Attachment {
     pub target: Target,
     /// What of it is not in force as written.
     pub problems: Vec<Problem>,
+    /// Marked for deletion: still in force.
+    pub deleting: bool,
 }
 
 /// What an attachment selects.
@@ -126,6 +128,8 @@ pub enum Target {
 pub struct Namespace {
     /// The group of pods that are in no other (S3).
     pub default_group: Option<String>,
+    /// Marked for deletion: everything in it goes.
+    pub deleting: bool,
 }
 
 /// A piece of a group's membership.
@@ -304,7 +308,8 @@ impl Object {
     /// A namespace's facts; its metadata is enough.
     pub fn namespace(metadata: &ObjectMeta) -> Object {
         let default_group = metadata.labels.as_ref().and_then(|labels| labels.get(api::LABEL_DEFAULT_GROUP)).cloned();
-        Object::Namespace(metadata.name.clone().unwrap_or_default(), Namespace { default_group })
+        let deleting = metadata.deletion_timestamp.is_some();
+        Object::Namespace(metadata.name.clone().unwrap_or_default(), Namespace { default_group, deleting })
     }
 
     /// A security group's facts, from its metadata and its stored `spec`.
@@ -356,6 +361,7 @@ impl Object {
             groups,
             target,
             problems,
+            deleting: metadata.deletion_timestamp.is_some(),
         };
         Object::Attachment(attachment, facts)
     }

@@ -15,6 +15,8 @@ pub mod index;
 pub mod model;
 mod parse;
 mod problem;
+pub mod protection;
+pub mod quota;
 pub mod resolve;
 pub mod slices;
 pub mod status;

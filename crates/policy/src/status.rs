@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::condition::{ACCEPTED, PROGRAMMED, READY, STALE_RULES, WITHIN_QUOTA};
+use api::condition::{ACCEPTED, DELETABLE, PROGRAMMED, READY, STALE_RULES, WITHIN_QUOTA};
 use api::{AttachmentStatus, NodeCounts, NodeReportStatus, PrefixListStatus, RuleCounts, SecurityGroupStatus, Skipped};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -13,13 +13,11 @@ use k8s_openapi::jiff::Timestamp;
 use crate::index::{Attachment, Cluster, SecurityGroup};
 use crate::model::{GroupRef, NodeName, Peer, PodRef, PrefixListRef, Rule};
 use crate::parse::{DUPLICATE, DUPLICATE_ENTRIES};
-use crate::problem::{AttachmentRef, Problem};
+use crate::problem::{AttachmentRef, ObjectRef, Problem};
+use crate::protection::Blockers;
+use crate::quota::Limits;
 use crate::resolve::Resolution;
 
-/// S24: (rule, peer) pairs a group may have in each direction.
-pub const PAIRS_PER_DIRECTION: usize = 50;
-/// S24: groups an endpoint may be in.
-pub const GROUPS_PER_ENDPOINT: usize = 5;
 /// How many skipped pods a status names.
 const SKIPPED_NAMED: usize = 20;
 /// How many things of a kind a message names.
@@ -29,12 +27,16 @@ const MESSAGE: usize = 1024;
 
 const OVER_PAIRS: &str = "RulesPerSecurityGroupLimitExceeded";
 const OVER_GROUPS: &str = "SecurityGroupsPerInterfaceLimitExceeded";
+const OVER_NAMESPACE: &str = "SecurityGroupLimitExceeded";
 
 /// Everything that statuses are made from.
 #[derive(Debug)]
 pub struct View<'a> {
     cluster: &'a Cluster,
     resolution: &'a Resolution,
+    limits: Limits,
+    blockers: &'a BTreeMap<ObjectRef, Blockers>,
+    groups_of_namespace: BTreeMap<&'a str, usize>,
     groups: BTreeMap<(&'a str, &'a str), Applied<'a>>,
     attachments: BTreeMap<(&'a str, &'a str), Applied<'a>>,
     prefix_lists: BTreeMap<(&'a str, &'a str), Applied<'a>>,
@@ -46,17 +48,22 @@ pub struct View<'a> {
 type Applied<'a> = BTreeMap<&'a NodeName, (&'a str, i64)>;
 
 impl<'a> View<'a> {
-    /// Puts the reports in order by object.
+    /// Puts the reports in order by object. AWS's limits hold, and nothing blocks anything, until it is said otherwise.
     pub fn new(cluster: &'a Cluster, resolution: &'a Resolution, reports: &'a BTreeMap<NodeName, NodeReportStatus>) -> View<'a> {
+        static NONE: BTreeMap<ObjectRef, Blockers> = BTreeMap::new();
         let mut view = View {
             cluster,
             resolution,
+            limits: Limits::default(),
+            blockers: &NONE,
+            groups_of_namespace: BTreeMap::new(),
             groups: BTreeMap::new(),
             attachments: BTreeMap::new(),
             prefix_lists: BTreeMap::new(),
             naming: BTreeMap::new(),
         };
         for (group, facts) in &cluster.groups {
+            *view.groups_of_namespace.entry(&group.namespace).or_default() += 1;
             for list in facts.rules.prefix_lists() {
                 view.naming.entry(list).or_default().insert(group);
             }
@@ -78,6 +85,16 @@ impl<'a> View<'a> {
         view
     }
 
+    /// The administrator's limits.
+    pub fn limited_by(self, limits: Limits) -> View<'a> {
+        View { limits, ..self }
+    }
+
+    /// What is not removed while it is named, as [`blockers`](crate::protection::blockers) found it.
+    pub fn protected_by(self, blockers: &'a BTreeMap<ObjectRef, Blockers>) -> View<'a> {
+        View { blockers, ..self }
+    }
+
     /// The status of a group; `None` where there is no such group. Its conditions carry no time yet, see [`stamp`].
     pub fn group(&self, group: &GroupRef) -> Option<SecurityGroupStatus> {
         let facts = self.cluster.groups.get(group)?;
@@ -90,7 +107,9 @@ impl<'a> View<'a> {
         let stale = self.stale(facts);
         let (nodes, programmed) = object.programmed(&self.nodes(members), "NoMembers", "No endpoint is in this group.");
         let accepted = accepted(&facts.problems, "All rules are understood.");
-        let conditions = vec![ready(&accepted, &programmed), accepted, programmed, stale_rules(&stale), self.within_quota(facts, members)];
+        let conditions =
+            vec![ready(&accepted, &programmed), accepted, programmed, stale_rules(&stale), self.within_quota(group, facts, members)];
+        let held = self.held(facts.deleting, || ObjectRef::SecurityGroup(group.clone()));
         Some(SecurityGroupStatus {
             observed_generation: Some(facts.generation),
             group_id: Some(facts.id.clone()),
@@ -101,7 +120,7 @@ impl<'a> View<'a> {
                 stale: count(stale.len()),
             },
             nodes,
-            conditions: conditions.into_iter().map(|said| said.of(facts.generation)).collect(),
+            conditions: conditions.into_iter().chain(held).map(|said| said.of(facts.generation)).collect(),
         })
     }
 
@@ -134,13 +153,20 @@ impl<'a> View<'a> {
         let object = Object { uid: &facts.uid, generation: facts.generation, applied };
         let (nodes, programmed) = object.programmed(&nodes, "NotNamed", "No group that has an endpoint names this list.");
         let accepted = accepted(&facts.problems, "All entries are understood.");
+        let held = self.held(facts.deleting, || ObjectRef::PrefixList(list.clone()));
+        let conditions = [ready(&accepted, &programmed), accepted, programmed].into_iter().chain(held);
         Some(PrefixListStatus {
             observed_generation: Some(facts.generation),
             entries: count(facts.entries.len()),
             referenced_by: count(naming.map_or(0, BTreeSet::len)),
             nodes,
-            conditions: [ready(&accepted, &programmed), accepted, programmed].into_iter().map(|said| said.of(facts.generation)).collect(),
+            conditions: conditions.map(|said| said.of(facts.generation)).collect(),
         })
+    }
+
+    /// What keeps an object that is being deleted.
+    fn held(&self, deleting: bool, object: impl FnOnce() -> ObjectRef) -> Option<Said> {
+        deleting.then(object).and_then(|object| self.blockers.get(&object)).map(not_deletable)
     }
 
     fn nodes(&self, pods: Option<&BTreeSet<PodRef>>) -> BTreeSet<&'a NodeName> {
@@ -162,16 +188,20 @@ impl<'a> View<'a> {
     }
 
     /// S24: what is over quota is in force all the same, and said.
-    fn within_quota(&self, facts: &SecurityGroup, members: Option<&BTreeSet<PodRef>>) -> Said {
+    fn within_quota(&self, group: &GroupRef, facts: &SecurityGroup, members: Option<&BTreeSet<PodRef>>) -> Said {
         let directions = [(self.weight(&facts.rules.ingress), "ingress"), (self.weight(&facts.rules.egress), "egress")];
-        if let Some((weight, direction)) = directions.into_iter().find(|(weight, _)| *weight > PAIRS_PER_DIRECTION) {
+        let limit = self.limits.rules_per_direction;
+        if let Some((weight, direction)) = directions.into_iter().find(|(weight, _)| *weight > limit) {
             let message = format!(
-                "the {direction} (rule, peer) pairs weigh {weight} (a prefix list weighs its maxEntries), the limit is {PAIRS_PER_DIRECTION}; all are in force"
+                "the {direction} (rule, peer) pairs weigh {weight} (a prefix list weighs its maxEntries), the limit is {limit}; all are in force"
             );
             return Said::new(WITHIN_QUOTA, FALSE, OVER_PAIRS, message);
         }
-        match self.over_groups(members) {
-            Some(message) => Said::new(WITHIN_QUOTA, FALSE, OVER_GROUPS, message),
+        if let Some(message) = self.over_groups(members) {
+            return Said::new(WITHIN_QUOTA, FALSE, OVER_GROUPS, message);
+        }
+        match self.over_namespace(&group.namespace) {
+            Some(message) => Said::new(WITHIN_QUOTA, FALSE, OVER_NAMESPACE, message),
             None => Said::new(WITHIN_QUOTA, TRUE, "WithinQuota", "No limit is exceeded."),
         }
     }
@@ -186,15 +216,28 @@ impl<'a> View<'a> {
     }
 
     fn over_groups(&self, pods: Option<&BTreeSet<PodRef>>) -> Option<String> {
-        let over = |pod: &&PodRef| self.group_count(pod) > GROUPS_PER_ENDPOINT;
+        let over = |pod: &&PodRef| self.group_count(pod) > self.limits.groups_per_endpoint;
         let mut pods = pods.into_iter().flatten().filter(over);
         let first = pods.next()?;
         let others = match pods.count() {
             0 => String::new(),
             others => format!(" (and {others} more)"),
         };
-        let groups = self.group_count(first);
-        Some(format!("Pod {first}{others} is in {groups} groups, the limit is {GROUPS_PER_ENDPOINT}; all are in force"))
+        let (groups, limit) = (self.group_count(first), self.limits.groups_per_endpoint);
+        Some(format!("Pod {first}{others} is in {groups} groups, the limit is {limit}; all are in force"))
+    }
+
+    /// Which of the groups are too many cannot be said: all of them say so, and not how many they are, or one more would change them all.
+    fn over_namespace(&self, namespace: &str) -> Option<String> {
+        let limit = self.limits.groups_per_namespace;
+        let over = self.groups_of_namespace.get(namespace).is_some_and(|groups| *groups > limit);
+        over.then(|| format!("Namespace {namespace} has more SecurityGroups than the limit of {limit}; all are in force"))
+    }
+
+    /// An attachment that could not be written today, whether it selects anybody or not.
+    fn over_names(&self, facts: &Attachment) -> Option<String> {
+        let (names, limit) = (facts.groups.len(), self.limits.groups_per_endpoint);
+        (names > limit).then(|| format!("securityGroups names {names} groups, the limit is {limit}; all are in force"))
     }
 
     fn group_count(&self, pod: &PodRef) -> usize {
@@ -205,7 +248,7 @@ impl<'a> View<'a> {
         let missing: Vec<&str> = facts.groups.iter().filter(|g| !self.cluster.groups.contains_key(g)).map(|g| g.name.as_str()).collect();
         if !facts.problems.is_empty() || missing.is_empty() {
             let accepted = accepted(&facts.problems, "All groups exist.");
-            return match self.over_groups(endpoints) {
+            return match self.over_groups(endpoints).or_else(|| self.over_names(facts)) {
                 Some(message) if accepted.status == TRUE => Said::new(ACCEPTED, FALSE, OVER_GROUPS, message),
                 _ => accepted,
             };
@@ -322,6 +365,14 @@ fn ready(accepted: &Said, programmed: &Said) -> Said {
         return Said { type_: READY, status: UNKNOWN, ..programmed.clone() };
     }
     Said::new(READY, TRUE, READY, programmed.message.clone())
+}
+
+fn not_deletable(blockers: &Blockers) -> Said {
+    let mut names: Vec<String> = blockers.named.iter().map(ToString::to_string).collect();
+    let more = blockers.count.saturating_sub(names.len());
+    names.extend((more > 0).then(|| format!("and {more} more")));
+    let (count, names) = (blockers.count, names.join(", "));
+    Said::new(DELETABLE, FALSE, "DependencyViolation", format!("It is named by {count}, and stays in force until it is by none: {names}"))
 }
 
 fn stale_rules(stale: &[(&str, String)]) -> Said {

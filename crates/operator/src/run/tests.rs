@@ -8,6 +8,9 @@ use super::*;
 use crate::fake::{FakeApi, Seen};
 use crate::outbox::STATUS_INTERVAL;
 
+mod notices;
+mod protection;
+
 /// An operator that runs against a fake API server, in virtual time.
 struct Running {
     leads: state::Sender<bool>,
@@ -27,7 +30,9 @@ fn start_before_lists(api: &FakeApi, leading: bool) -> Running {
     let (messages, receiver) = mpsc::channel(1024);
     let (leads, leading) = state::channel(leading);
     let shutdown = CancellationToken::new();
-    let operator = Operator::new(api.client(), Metrics::new(&mut Registry::default()));
+    let client = api.client();
+    let events = Events::new(client.clone(), leading.clone());
+    let operator = Operator::new(client, Metrics::new(&mut Registry::default()), events);
     let task = tokio::spawn(operator.run(receiver, leading, shutdown.clone()));
     Running { leads, messages, shutdown, task }
 }
@@ -59,7 +64,7 @@ fn published(api: &FakeApi) -> (BTreeSet<IpAddr>, bool) {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_written_before_every_watch_has_listed() {
-    for left_out in 0..6 {
+    for left_out in 0..8 {
         let api = shop(0..3);
         let running = start_before_lists(&api, true);
         let mut lists = api.lists();

@@ -406,3 +406,114 @@ fn a_transition_has_its_time_and_anything_else_keeps_it() {
     stamp(&mut fourth, &third, at(400));
     assert_eq!(fourth, third, "nothing to write");
 }
+
+/// P31: a rule that allows nothing, or whose peer is missing, is reported, and taking it out again leaves nothing behind in the status.
+#[test]
+fn p31_a_status_does_not_stick_when_an_ineffective_rule_goes() {
+    let mut world = two_nodes();
+    let reports = |world: &mut World, generation| {
+        for node in ["n1", "n2"] {
+            world.reports(node, &[("web", "u", generation)], &[]);
+        }
+    };
+    let good = json!({"type": "HTTP", "from": [{"cidr": "10.0.0.0/8"}]});
+    let missing = json!({"type": "SSH", "from": [{"securityGroup": {"name": "gone"}}, {"prefixList": {"name": "gone"}}]});
+    let broken = json!({"type": "NoSuchPreset", "from": [{"cidr": "::/0"}]});
+    world.group("web", "u", 5, json!({"ingress": [good]}));
+    reports(&mut world, 5);
+    let before = world.group_status("web");
+    world.group("web", "u", 6, json!({"ingress": [good, missing, broken]}));
+    assert_eq!(world.group_says("web", PROGRAMMED), "False Programming");
+    reports(&mut world, 6);
+    assert_eq!(world.group_says("web", PROGRAMMED), "True Programmed", "what is in force of it is in force everywhere");
+    assert_eq!(world.group_says("web", ACCEPTED), "False NotUnderstood");
+    assert_eq!(world.group_says("web", STALE_RULES), "True PeerNotFound");
+    assert_eq!(world.group_status("web").rules.stale, 2);
+    world.group("web", "u", 7, json!({"ingress": [good]}));
+    reports(&mut world, 7);
+    let mut after = world.group_status("web");
+    assert_eq!((after.observed_generation, after.nodes.summary.as_str()), (Some(7), "2/2"));
+    // But for the generation that they speak of, it is what it was.
+    after.observed_generation = before.observed_generation;
+    for (now, then) in after.conditions.iter_mut().zip(&before.conditions) {
+        now.observed_generation = then.observed_generation;
+        now.message = now.message.replace("Generation 7", "Generation 5");
+    }
+    assert_eq!(after, before);
+}
+
+/// P31: an agent that has stopped is named, with what it still has, and the time since when.
+#[test]
+fn p31_a_stopped_agent_is_named_and_since_when() {
+    let at = |seconds| Timestamp::from_second(seconds).expect("a time");
+    let mut world = two_nodes();
+    world.reports("n1", &[("web", "u", 4)], &[]).reports("n2", &[("web", "u", 4)], &[]);
+    let mut conditions = world.group_status("web").conditions;
+    stamp(&mut conditions, &[], at(100));
+    // n2 has stopped: of the next two generations it reports nothing.
+    for (generation, now) in [(5, 200), (6, 300)] {
+        world.group("web", "u", generation, json!({"ingress": []})).reports("n1", &[("web", "u", generation)], &[]);
+        let mut next = world.group_status("web").conditions;
+        stamp(&mut next, &conditions, at(now));
+        conditions = next;
+    }
+    let programmed = find(&conditions, PROGRAMMED);
+    assert_eq!(programmed.status, "False");
+    assert_eq!(programmed.message, "Generation 6 is in force on 1 of 2 nodes: n2 has generation 4");
+    assert_eq!(programmed.last_transition_time, Time(at(200)), "since it was first behind");
+}
+
+#[test]
+fn s24_the_limits_are_the_administrators_and_groups_of_a_namespace_are_counted() {
+    let mut world = World::default();
+    let limits = Limits { rules_per_direction: 2, groups_per_endpoint: 1, groups_per_namespace: 2 };
+    let said = |world: &World, name: &str| {
+        let resolution = resolve(&world.cluster);
+        let view = View::new(&world.cluster, &resolution, &world.reports).limited_by(limits);
+        let conditions = view.group(&group_ref(name)).expect("the group exists").conditions;
+        (word(&conditions, WITHIN_QUOTA), message(&conditions, WITHIN_QUOTA))
+    };
+    world.group("web", "u", 1, json!({"ingress": [{"type": "SSH", "from": cidrs(2)}]})).group("db", "d", 1, json!({}));
+    assert_eq!(said(&world, "web").0, "True WithinQuota");
+    world.group("third", "t", 1, json!({}));
+    let over = "Namespace shop has more SecurityGroups than the limit of 2; all are in force";
+    assert_eq!(said(&world, "web"), ("False SecurityGroupLimitExceeded".into(), over.into()));
+    world.group("fourth", "f", 1, json!({}));
+    assert_eq!(said(&world, "web").1, over, "one more changes no other status");
+    world.group("web", "u", 2, json!({"ingress": [{"type": "SSH", "from": cidrs(3)}]}));
+    assert_eq!(said(&world, "web").0, "False RulesPerSecurityGroupLimitExceeded");
+    world.attachment("a", 1, &["web", "db"]);
+    let resolution = resolve(&world.cluster);
+    let attachment = AttachmentRef { namespace: "shop".into(), name: "a".into() };
+    let view = View::new(&world.cluster, &resolution, &world.reports);
+    assert_eq!(word(&view.attachment(&attachment).expect("it exists").conditions, ACCEPTED), "True Accepted");
+    let conditions = view.limited_by(limits).attachment(&attachment).expect("it exists").conditions;
+    assert_eq!(word(&conditions, ACCEPTED), "False SecurityGroupsPerInterfaceLimitExceeded");
+    assert_eq!(message(&conditions, ACCEPTED), "securityGroups names 2 groups, the limit is 1; all are in force");
+}
+
+#[test]
+fn what_is_in_use_and_being_deleted_says_by_whom_ten_by_name() {
+    let mut world = two_nodes();
+    for n in 0..12 {
+        world.attachment(&format!("a{n:02}"), 1, &["web"]);
+    }
+    let said = |world: &World| {
+        let (resolution, blockers) = (resolve(&world.cluster), crate::protection::blockers(&world.cluster));
+        let view = View::new(&world.cluster, &resolution, &world.reports).protected_by(&blockers);
+        let conditions = view.group(&group_ref("web")).expect("it exists").conditions;
+        conditions.into_iter().find(|condition| condition.type_ == DELETABLE)
+    };
+    assert_eq!(said(&world), None, "nobody deletes it");
+    let deleting = metadata("web", "u", 4);
+    let deleting = ObjectMeta { deletion_timestamp: Some(Time(Timestamp::UNIX_EPOCH)), ..deleting };
+    let _ = world.cluster.apply(Fact::security_group(&deleting, &json!({"ingress": []})));
+    let condition = said(&world).expect("it is named");
+    assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "DependencyViolation"));
+    assert!(
+        condition.message.starts_with("It is named by 13, and stays in force until it is by none: Attachment shop/a00, "),
+        "{}",
+        condition.message
+    );
+    assert!(condition.message.ends_with("Attachment shop/a09, and 3 more"), "{}", condition.message);
+}
