@@ -36,9 +36,7 @@ fn attempt(target: &Target, socket: Type, kind: u8, code: u8, start: Instant) ->
     let nonce = nonce::bytes();
     // Type, code, checksum, identifier and sequence number, then the payload.
     let mut packet = vec![kind, code, 0, 0];
-    // The identifier by the time, not by a count that begins anew in every process: to conntrack a ping from here to there with the
-    // identifier of an earlier one belongs to that one, and passes whatever the rules say by now (S31, S34).
-    packet.extend_from_slice(&[nonce[14], nonce[15], nonce[10], nonce[11]]);
+    packet.extend_from_slice(&identifier_and_sequence(&nonce));
     packet.extend_from_slice(&nonce);
     let v4 = target.address.is_ipv4();
     if v4 {
@@ -48,8 +46,8 @@ fn attempt(target: &Target, socket: Type, kind: u8, code: u8, start: Instant) ->
     exchange(target, socket, if v4 { ICMP } else { ICMP6 }, &packet, start, |data| answer(kind, &packet, data))
 }
 
-/// The identifier by the time, not by the count, which begins anew in every process: to conntrack a ping from here to there with the
-/// identifier of an earlier one belongs to that one, and passes whatever the rules say by now (S31, S34).
+/// The identifier by the time, not by a count that begins anew in every process: to conntrack a ping from here to there with the identifier
+/// of an earlier one belongs to that one, and passes whatever the rules say by now (S31, S34).
 fn identifier_and_sequence(nonce: &[u8; 16]) -> [u8; 4] {
     [nonce[14], nonce[15], nonce[10], nonce[11]]
 }
