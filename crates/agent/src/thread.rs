@@ -15,7 +15,7 @@ use crate::plan::Plan;
 type Reply = (Result<Committed<Plan>, Failure>, Bridging);
 
 enum Request {
-    Enforce { plan: Plan, recheck: bool, reply: oneshot::Sender<Reply> },
+    Enforce { plan: Box<Plan>, recheck: bool, reply: oneshot::Sender<Reply> },
     Count { reply: oneshot::Sender<BTreeMap<String, Counter>> },
 }
 
@@ -55,7 +55,7 @@ impl KernelThread {
             let mut enforcement = Enforcement::new(kernel);
             while let Some(request) = received.blocking_recv() {
                 let (plan, recheck, reply) = match request {
-                    Request::Enforce { plan, recheck, reply } => (plan, recheck, reply),
+                    Request::Enforce { plan, recheck, reply } => (*plan, recheck, reply),
                     Request::Count { reply } => {
                         // Counts are for people: what cannot be read now is read the next time.
                         let _ = reply.send(enforcement.counters().unwrap_or_default());
@@ -79,7 +79,7 @@ impl KernelThread {
     /// Puts a plan in force; with `recheck` the table is read again before.
     pub async fn enforce(&self, plan: Plan, recheck: bool) -> Result<Reply, Gone> {
         let (reply, replied) = oneshot::channel();
-        self.requests.send(Request::Enforce { plan, recheck, reply }).await.map_err(|_| Gone)?;
+        self.requests.send(Request::Enforce { plan: Box::new(plan), recheck, reply }).await.map_err(|_| Gone)?;
         replied.await.map_err(|_| Gone)
     }
 

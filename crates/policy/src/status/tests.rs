@@ -279,7 +279,8 @@ fn duplicates_are_accepted_and_named_s22() {
 #[test]
 fn messages_stay_short_whatever_is_stored() {
     let mut world = World::default();
-    world.group("web", "u", 1, json!({"ingress": [{"type": "ä".repeat(5000), "from": [{"cidr": "::/0"}]}]}));
+    let rule = json!({"type": "ä".repeat(5000), "from": [{"cidr": "::/0"}]});
+    world.group("web", "u", 1, json!({"ingress": [rule, rule, rule]}));
     let said = message(&world.group_status("web").conditions, ACCEPTED);
     assert_eq!(said.chars().count(), MESSAGE + 1);
 }
