@@ -1,39 +1,14 @@
 //! Pods of one node on one Linux bridge: filtered like all others, and where they are not, the product says so.
 
-use std::io::Write;
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, Result, ensure};
 use demo::Shop;
 use lab::{Cluster, Topology};
 use serde_json::Value;
 
-use super::fixture::start_with;
+use super::fixture::{condition, metric, report, start_with, until};
 use super::three_tiers::article;
 
 const ESCAPING: &str = "securitygroups_agent_bridges_escaping ";
-
-fn report(cluster: &Cluster, node: usize) -> Result<Value> {
-    let json = cluster.kubectl(&["get", &format!("nodereport/{}", cluster.node(node).name()), "--output=json"])?;
-    Ok(serde_json::from_str::<Value>(&json)?["status"].take())
-}
-
-/// Status and reason of a condition.
-fn condition(status: &Value, type_: &str) -> (String, String) {
-    let found = status["conditions"].as_array().into_iter().flatten().find(|condition| condition["type"] == type_);
-    let text = |field: &str| found.and_then(|condition| condition[field].as_str()).unwrap_or_default().to_owned();
-    (text("status"), text("reason"))
-}
-
-fn until(what: &str, mut so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !so()? {
-        ensure!(Instant::now() < deadline, "not within 30 s: {what}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    Ok(())
-}
 
 /// Whether the first app pod gets an answer from the SSH port of the database on its own node, which no group allows.
 fn passes_beside_the_rules(cluster: &Cluster) -> Result<Vec<bool>> {
@@ -41,17 +16,6 @@ fn passes_beside_the_rules(cluster: &Cluster) -> Result<Vec<bool>> {
     let app = shop.first("app")?;
     let db = shop.tier("db").find(|db| db.node == app.node).context("a database on the same node")?;
     db.addresses.iter().map(|address| shop.reaches(app, *address, 22)).collect()
-}
-
-/// What the agent of a node counts under a name.
-fn metric(cluster: &Cluster, node: usize, name: &str) -> Result<String> {
-    let page = cluster.node(node).netns().run(|| -> Result<String> {
-        let mut stream = TcpStream::connect("127.0.0.1:9650")?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-        Ok(std::io::read_to_string(stream)?)
-    })??;
-    let line = page.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("{name} in {page}"))?;
-    Ok(line.trim().to_owned())
 }
 
 fn is_set(cluster: &Cluster, node: usize) -> Result<bool> {

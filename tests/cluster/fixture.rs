@@ -1,16 +1,18 @@
 //! A cluster with the product and, for streams of packets, a server that only one outside client may reach.
 
-use std::net::IpAddr;
+use std::io::Write;
+use std::net::{IpAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lab::{Builder, Cluster, Image};
 use probe::stream::Kind;
 use probe::{Report, Stream, Target};
+use serde_json::Value;
 
 /// A two-node cluster with the product installed and running.
 pub async fn start(name: &str) -> Result<Cluster> {
@@ -112,6 +114,50 @@ pub fn pod_addresses(cluster: &Cluster, namespace: &str, pod: &str) -> Result<Ve
 /// A service's addresses, IPv4 first.
 pub fn service_addresses(cluster: &Cluster, namespace: &str, service: &str) -> Result<Vec<IpAddr>> {
     addresses(cluster, namespace, &format!("service/{service}"), "{.spec.clusterIPs[*]}")
+}
+
+/// Waits until something is so, 30 s at most.
+pub fn until(what: &str, mut so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !so()? {
+        ensure!(Instant::now() < deadline, "not within 30 s: {what}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+/// Waits until a program runs on a node, or does not.
+pub fn running(cluster: &Cluster, node: usize, program: &str, wanted: bool) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while cluster.node(node).processes(program).is_empty() == wanted {
+        ensure!(Instant::now() < deadline, "{program} does not {} on node {node}", if wanted { "return" } else { "end" });
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// The status of a node's report.
+pub fn report(cluster: &Cluster, node: usize) -> Result<Value> {
+    let json = cluster.kubectl(&["get", &format!("nodereport/{}", cluster.node(node).name()), "--output=json"])?;
+    Ok(serde_json::from_str::<Value>(&json)?["status"].take())
+}
+
+/// Status and reason of a condition.
+pub fn condition(status: &Value, type_: &str) -> (String, String) {
+    let found = status["conditions"].as_array().into_iter().flatten().find(|condition| condition["type"] == type_);
+    let text = |field: &str| found.and_then(|condition| condition[field].as_str()).unwrap_or_default().to_owned();
+    (text("status"), text("reason"))
+}
+
+/// What the agent of a node counts under a name.
+pub fn metric(cluster: &Cluster, node: usize, name: &str) -> Result<String> {
+    let page = cluster.node(node).netns().run(|| -> Result<String> {
+        let mut stream = TcpStream::connect("127.0.0.1:9650")?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        Ok(std::io::read_to_string(stream)?)
+    })??;
+    let line = page.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("{name} in {page}"))?;
+    Ok(line.trim().to_owned())
 }
 
 const SERVER: &str = r#"

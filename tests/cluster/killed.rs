@@ -7,7 +7,7 @@ use lab::Cluster;
 
 use tests::undisturbed;
 
-use super::fixture::{Running, run_server, start};
+use super::fixture::{Running, run_server, running, start};
 
 /// 1,000 flows a second that are allowed and as many that are denied, while something is done that takes some seconds.
 fn under_streams(cluster: &Cluster, to: std::net::IpAddr, work: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -18,15 +18,6 @@ fn under_streams(cluster: &Cluster, to: std::net::IpAddr, work: impl FnOnce() ->
     let (allowed, denied) = (allowed.stop()?, denied.stop()?);
     done?;
     undisturbed(&allowed, &denied, seconds * 800)
-}
-
-fn running(cluster: &Cluster, node: usize, program: &str, wanted: bool) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while cluster.node(node).processes(program).is_empty() == wanted {
-        ensure!(Instant::now() < deadline, "{program} does not {} on node {node}", if wanted { "return" } else { "end" });
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }
 
 /// Another group is made, attached and in force: whoever was killed works again.
@@ -50,7 +41,7 @@ fn works_again(cluster: &Cluster, round: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s41_p45_whoever_is_killed_no_verdict_changes() -> Result<()> {
+async fn s41_p07_p45_whoever_is_killed_no_verdict_changes() -> Result<()> {
     let cluster = start("killed").await?;
     let addresses = tokio::task::block_in_place(|| run_server(&cluster))?;
     let [v4, v6] = addresses[..] else { anyhow::bail!("a dual-stack pod: {addresses:?}") };

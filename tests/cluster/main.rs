@@ -3,13 +3,14 @@
 //! Each test has a cluster of its own; `tests/run cluster` runs them one after another. What depends on how pods are connected is tried
 //! on both topologies.
 
+mod absent;
 mod bridge;
-mod expect;
-mod expectation;
+mod cases;
 mod fixture;
 mod killed;
 mod manifests;
 mod node_traffic;
+mod oracle;
 mod programmed;
 mod random;
 mod services;

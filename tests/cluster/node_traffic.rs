@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use lab::{Cluster, Topology};
 use probe::Outcome;
 
-use super::expect::{Source, hold, ping, tcp, udp};
+use super::cases::{Source, hold, ping, tcp, udp};
 use super::fixture::{apply, group, in_force, in_turn, pod, pod_addresses, start, start_with};
 
 /// Where NodeLocal DNSCache listens on every node.

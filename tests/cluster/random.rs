@@ -11,9 +11,9 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use lab::{Cluster, Image};
 use serde_json::json;
 
-use super::expectation::{Facts, Try};
 use super::fixture::start;
 use super::manifests::{Maker, Manifest};
+use super::oracle::{Facts, Try};
 
 const EDITS: usize = 14;
 const TRIES_A_POD: usize = 8;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use lab::{Cluster, Topology};
 use probe::lookup::Lookups;
 
-use super::expect::{Source, differences, hold, tcp, udp};
+use super::cases::{Source, differences, hold, tcp, udp};
 use super::fixture::{addresses, apply, group, in_force, in_turn, pod, pod_addresses, service_addresses, start, start_with};
 
 const EVERYBODY: &str = r#"[{ cidr: 0.0.0.0/0 }, { cidr: "::/0" }]"#;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::NodeReportStatus;
+use k8s_openapi::jiff::Timestamp;
 use policy::index::Changed;
 use runtime::health::Readiness;
 use runtime::patch::now;
@@ -16,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::bridge::Bridging;
 use crate::facts::{Facts, Message};
 use crate::metrics::Metrics;
-use crate::pace::{Begun, Pace};
+use crate::pace::Pace;
 use crate::report::Report;
 use crate::slices::Epoch;
 use crate::thread::{Gone, KernelThread};
@@ -74,8 +75,9 @@ impl Agent {
     }
 
     fn take(&mut self, message: Message, pace: &mut Pace) {
+        let age = message.age(Timestamp::now());
         if self.facts.take(message) == Changed::Yes {
-            pace.changed(Instant::now());
+            pace.changed(Instant::now(), age);
         }
     }
 
@@ -92,19 +94,20 @@ impl Agent {
     }
 
     async fn sync(&mut self, pace: &mut Pace) -> Result<(), Gone> {
-        let Begun { changed_at, recheck } = pace.begin(Instant::now());
-        let begun = changed_at.unwrap_or_else(Instant::now);
+        let begun = Instant::now();
+        let recheck = pace.begin(begun);
         let watches = &self.watches;
-        let open = |epoch: Epoch, ids: &BTreeSet<String>| watches.member_slices_of(ids, move |change| Message::Slices(epoch, change));
+        let open =
+            |epoch: Epoch, ids: &BTreeSet<String>| watches.member_slices_of(ids, move |change, at| Message::Slices(epoch, change, at));
         let Some(plan) = self.facts.plan(open) else { return Ok(()) };
         let (outcome, bridging) = self.kernel.enforce(plan, recheck).await?;
         self.bridged(bridging);
-        pace.ended(outcome.is_ok(), Instant::now());
+        let took = pace.ended(outcome.is_ok(), Instant::now());
         let status = match outcome {
             Ok(committed) => {
                 let plan = committed.value();
-                if changed_at.is_some() {
-                    self.metrics.sync_seconds.observe(begun.elapsed().as_secs_f64());
+                if let Some(took) = took {
+                    self.metrics.programming_seconds.observe(took.as_secs_f64());
                 }
                 self.metrics.endpoints.set(i64::try_from(plan.endpoints).unwrap_or(i64::MAX));
                 self.metrics.groups.set(i64::try_from(plan.groups.len()).unwrap_or(i64::MAX));

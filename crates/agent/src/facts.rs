@@ -1,7 +1,9 @@
 //! What this node knows, and when it knows enough to act.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use policy::Cluster;
 use policy::index::{Changed, Kind};
 use policy::model::{Exemption, NodeName};
@@ -15,8 +17,18 @@ use crate::slices::{Epoch, Slices, concerns_slices};
 pub enum Message {
     /// A change of pods, groups, attachments or namespaces.
     Fact(Change),
-    /// A change of member slices, from the watch of this epoch.
-    Slices(Epoch, Change),
+    /// A change of member slices, from the watch of this epoch; and when the operator saw what made it write, where it says so.
+    Slices(Epoch, Change, Option<Timestamp>),
+}
+
+impl Message {
+    /// How long ago the change was first seen by a program of ours. Clocks of two nodes may differ: never less than nothing.
+    pub fn age(&self, now: Timestamp) -> Duration {
+        match self {
+            Message::Slices(_, _, Some(changed_at)) => now.duration_since(*changed_at).try_into().unwrap_or_default(),
+            Message::Slices(_, _, None) | Message::Fact(_) => Duration::ZERO,
+        }
+    }
 }
 
 /// The kinds whose first lists must be in; member slices come after them, since only they say which slices to ask for.
@@ -41,7 +53,7 @@ impl<W> Facts<W> {
     /// Takes a message; whether it calls for another plan.
     pub fn take(&mut self, message: Message) -> Changed {
         match message {
-            Message::Slices(epoch, change) => self.slices.take(epoch, change, &mut self.cluster),
+            Message::Slices(epoch, change, _) => self.slices.take(epoch, change, &mut self.cluster),
             Message::Fact(change) if concerns_slices(&change) => Changed::No,
             Message::Fact(change) => {
                 let first = match &change {

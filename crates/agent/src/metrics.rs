@@ -14,8 +14,8 @@ use runtime::health::Registry;
 /// Metrics of the loop.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// From the first fact that called for a sync to the kernel's answer.
-    pub sync_seconds: Histogram,
+    /// From a change to the kernel's answer.
+    pub programming_seconds: Histogram,
     /// Transactions that the kernel took.
     pub commits: Counter,
     /// Plans that it did not take.
@@ -46,7 +46,7 @@ impl Metrics {
     /// Zero, and registered.
     pub fn new(registry: &mut Registry) -> Metrics {
         let metrics = Metrics {
-            sync_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            programming_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
             commits: Counter::default(),
             failures: Counter::default(),
             repairs: Counter::default(),
@@ -60,9 +60,9 @@ impl Metrics {
             bridges_escaping: Gauge::default(),
         };
         registry.register(
-            "sync_seconds",
-            "From the first change that called for it until the kernel had taken it",
-            metrics.sync_seconds.clone(),
+            "programming_seconds",
+            "From a change until the kernel had taken it; since this agent saw it, or of a member of another node since the operator did",
+            metrics.programming_seconds.clone(),
         );
         registry.register("commits", "Transactions that the kernel took", metrics.commits.clone());
         registry.register("commit_failures", "Plans that the kernel did not take", metrics.failures.clone());

@@ -20,24 +20,18 @@ pub const RECHECK: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default)]
 pub struct Pace {
     changed_at: Option<Instant>,
+    since: Option<Instant>,
     synced_at: Option<Instant>,
     checked_at: Option<Instant>,
     failures: u32,
 }
 
-/// What a sync is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Begun {
-    /// When the first change came that it answers, if it answers one.
-    pub changed_at: Option<Instant>,
-    /// The table is to be read again first.
-    pub recheck: bool,
-}
-
 impl Pace {
-    /// The facts have changed.
-    pub fn changed(&mut self, now: Instant) {
+    /// The facts have changed, by something that one of our programs first saw some time ago.
+    pub fn changed(&mut self, now: Instant, age: Duration) {
         self.changed_at.get_or_insert(now);
+        let since = now.checked_sub(age).unwrap_or(now);
+        self.since = Some(self.since.map_or(since, |first| first.min(since)));
     }
 
     /// When to sync; none: there is nothing to do before the first change.
@@ -54,19 +48,21 @@ impl Pace {
         change.into_iter().chain(again).min()
     }
 
-    /// A sync begins. The first one reads the table anyway.
-    pub fn begin(&mut self, now: Instant) -> Begun {
+    /// A sync begins; whether the table is to be read again first. The first sync reads it anyway.
+    pub fn begin(&mut self, now: Instant) -> bool {
         let recheck = self.checked_at.is_some_and(|checked| now >= checked + RECHECK);
         if recheck || self.checked_at.is_none() {
             self.checked_at = Some(now);
         }
-        Begun { changed_at: self.changed_at.take(), recheck }
+        self.changed_at = None;
+        recheck
     }
 
-    /// It has ended.
-    pub fn ended(&mut self, succeeded: bool, now: Instant) {
+    /// It has ended; how long ago the first change was seen that is in force now, if there was one.
+    pub fn ended(&mut self, succeeded: bool, now: Instant) -> Option<Duration> {
         self.synced_at = Some(now);
         self.failures = if succeeded { 0 } else { self.failures.saturating_add(1) };
+        if succeeded { self.since.take().map(|since| now.saturating_duration_since(since)) } else { None }
     }
 }
 

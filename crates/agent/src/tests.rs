@@ -186,7 +186,7 @@ impl Node {
     /// What the `n`th watch of slices that was opened says; whether it calls for another plan.
     fn slices(&mut self, n: usize, change: Change) -> bool {
         let epoch = self.epochs.borrow()[n];
-        self.facts.take(Message::Slices(epoch, change)) == Changed::Yes
+        self.facts.take(Message::Slices(epoch, change, None)) == Changed::Yes
     }
 
     fn now(&self) -> Time {

@@ -52,3 +52,6 @@ pub const LABEL_GROUP_ID: &str = "securitygroups.dev/group-id";
 /// MemberSlice label, `"true"` on exactly one slice of a group: written after all others when the group is published for the first
 /// time, so that whoever sees it has seen the whole membership.
 pub const LABEL_HEAD: &str = "securitygroups.dev/head";
+/// MemberSlice annotation: when the operator saw the first of the changes that this version of the slice answers, in RFC 3339. From it
+/// agents measure how long a change takes to the kernel.
+pub const ANNOTATION_CHANGED_AT: &str = "securitygroups.dev/changed-at";

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::due::{Lane, Work, Written};
@@ -38,6 +39,8 @@ pub enum Ending {
 #[derive(Debug)]
 struct Progress {
     under_way: bool,
+    /// Since when what is under way has been due.
+    since: Timestamp,
     unseen: Vec<Written>,
     believe_watch_at: Instant,
     not_before: Instant,
@@ -59,6 +62,8 @@ impl Progress {
 pub struct Outbox {
     progress: BTreeMap<Lane, Progress>,
     backlog: BTreeMap<Lane, Work>,
+    /// Since when each lane of the backlog has been due.
+    due_since: BTreeMap<Lane, Timestamp>,
     under_way: usize,
     slices_under_way: usize,
     /// Since when there has always been a slice under way; stale where there is none.
@@ -74,23 +79,27 @@ impl Outbox {
         });
     }
 
-    /// What is due now, in place of what was. A lane where nothing is due has nothing to try again either.
-    pub fn offer(&mut self, due: BTreeMap<Lane, Work>) {
+    /// What is due now, in place of what was, with the time of the first change that the last round did not know. A lane where nothing is
+    /// due has nothing to try again either.
+    pub fn offer(&mut self, due: BTreeMap<Lane, Work>, changed_at: Timestamp) {
         for (lane, progress) in &mut self.progress {
             if !due.contains_key(lane) {
                 progress.failures = 0;
             }
         }
+        let since = |lane: &Lane| (lane.clone(), self.due_since.get(lane).copied().unwrap_or(changed_at));
+        self.due_since = due.keys().map(since).collect();
         self.backlog = due;
     }
 
     /// Nothing is due, because we may not write.
     pub fn clear(&mut self) {
         self.backlog.clear();
+        self.due_since.clear();
     }
 
-    /// The next write to make, if one may be made now.
-    pub fn next(&mut self, now: Instant) -> Option<(Lane, Work)> {
+    /// The next write to make, if one may be made now, and since when it has been due.
+    pub fn next(&mut self, now: Instant) -> Option<(Lane, Work, Timestamp)> {
         if self.under_way >= CONCURRENCY {
             return None;
         }
@@ -103,9 +112,11 @@ impl Outbox {
         };
         let lane = self.backlog.keys().find(free)?.clone();
         let work = self.backlog.remove(&lane)?;
-        let idle = || Progress { under_way: true, unseen: Vec::new(), believe_watch_at: now, not_before: now, failures: 0 };
+        let since = self.due_since.remove(&lane)?;
+        let idle = || Progress { under_way: true, since, unseen: Vec::new(), believe_watch_at: now, not_before: now, failures: 0 };
         let progress = self.progress.entry(lane.clone()).or_insert_with(idle);
         progress.under_way = true;
+        progress.since = since;
         progress.unseen.clear();
         progress.not_before = now + if lane.is_of_slices() { Duration::ZERO } else { STATUS_INTERVAL };
         self.under_way += 1;
@@ -115,7 +126,7 @@ impl Outbox {
             }
             self.slices_under_way += 1;
         }
-        Some((lane, work))
+        Some((lane, work, since))
     }
 
     /// A write has ended; `written` is what it did before it did. Whether more was due in its lane: that was worked out from what was
@@ -141,6 +152,7 @@ impl Outbox {
         };
         let delay = delay.saturating_mul(1 << progress.failures.min(10)).min(LONGEST_DELAY);
         progress.failures += 1;
+        self.due_since.insert(lane.clone(), progress.since);
         progress.not_before = progress.not_before.max(now + delay);
         more
     }

@@ -127,6 +127,8 @@ struct Operator {
     told: Told,
     /// Something differs from what the last round saw.
     dirty: bool,
+    /// When the first of that was seen; none: it is not the facts that differ.
+    changed_at: Option<Timestamp>,
     /// No round before.
     not_before: Instant,
 }
@@ -141,6 +143,7 @@ impl Operator {
             events,
             told: Told::default(),
             dirty: true,
+            changed_at: None,
             not_before: Instant::now(),
         }
     }
@@ -174,7 +177,10 @@ impl Operator {
     fn take(&mut self, message: Message, messages: &mut mpsc::Receiver<Message>) {
         let come_with_it = std::iter::from_fn(|| messages.try_recv().ok()).take(MESSAGES_AT_ONCE);
         for message in std::iter::once(message).chain(come_with_it) {
-            self.dirty |= self.facts.apply(message) == Changed::Yes;
+            if self.facts.apply(message) == Changed::Yes {
+                self.dirty = true;
+                self.changed_at.get_or_insert_with(Timestamp::now);
+            }
         }
     }
 
@@ -190,10 +196,10 @@ impl Operator {
             }
             self.round();
         }
-        while let Some((lane, work)) = self.outbox.next(Instant::now()) {
+        while let Some((lane, work, since)) = self.outbox.next(Instant::now()) {
             let (client, leads, started) = (self.client.clone(), leads.clone(), Instant::now());
             let notices = turns(&self.facts, &lane, &work);
-            writes.push(async move { (write(client, leads, lane, work).await, started, notices) }.boxed());
+            writes.push(async move { (write(client, leads, lane, work, since).await, started, notices) }.boxed());
         }
         self.metrics.outbox(&self.outbox);
         self.outbox.wake_at(Instant::now())
@@ -204,11 +210,12 @@ impl Operator {
         let resolution = self.facts.resolution();
         self.outbox.look(&self.facts, started);
         let blockers = self.facts.blockers();
-        let due = due(&self.facts, &resolution, &blockers, Timestamp::now());
+        let now = Timestamp::now();
+        let due = due(&self.facts, &resolution, &blockers, now);
         let news = self.told.news(&resolution);
         self.tell(news);
         let members_changed = due.keys().any(Lane::is_of_slices);
-        self.outbox.offer(due);
+        self.outbox.offer(due, self.changed_at.take().unwrap_or(now));
         self.dirty = false;
         let duration = started.elapsed();
         self.metrics.round(&self.facts, duration);

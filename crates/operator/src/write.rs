@@ -1,7 +1,10 @@
 //! The writes themselves.
 
+use std::collections::BTreeMap;
+
 use api::{Attachment, MemberSlice, PrefixList, SecurityGroup};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource};
 use policy::ObjectRef;
@@ -43,11 +46,11 @@ impl Ended {
     }
 }
 
-/// Writes what is due in a lane, as long as we lead.
-pub async fn write(client: Client, leads: watch::Receiver<bool>, lane: Lane, work: Work) -> Ended {
+/// Writes what is due in a lane since then, as long as we lead.
+pub async fn write(client: Client, leads: watch::Receiver<bool>, lane: Lane, work: Work, since: Timestamp) -> Ended {
     let mut written = Vec::new();
     let error = match (&lane, work) {
-        (_, Work::Slices(ops)) => slices(&client, &leads, ops, &mut written).await,
+        (_, Work::Slices(ops)) => slices(&client, &leads, ops, since, &mut written).await,
         (Lane::Finalizer(object, uid), Work::Finalizer(held)) => {
             hold(client, object, uid, held).await.map(|()| written.push(Written::Finalizer(object.clone(), uid.clone(), held)))
         }
@@ -91,6 +94,7 @@ async fn slices(
     client: &Client,
     leads: &watch::Receiver<bool>,
     ops: Vec<(SliceOp, Option<String>)>,
+    since: Timestamp,
     written: &mut Vec<Written>,
 ) -> Result<(), Error> {
     for (op, version) in ops {
@@ -102,13 +106,14 @@ async fn slices(
         let api = Api::<MemberSlice>::namespaced(client.clone(), &key.0);
         let stored = match op {
             SliceOp::Create { group, group_uid, slice, .. } => {
-                let object = object(&key, &group, &group_uid, &slice);
+                let object = object(&key, &group, &group_uid, &slice, since);
                 let parameters = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
                 Some(in_time(api.create(&parameters, &object)).await?)
             }
             SliceOp::Update { slice, .. } => {
                 // With the version that the plan was made on: a leader that is one no longer cannot undo its successor's work.
-                let patch = json!({ "metadata": { "resourceVersion": version }, "addresses": addresses(&slice) });
+                let metadata = json!({ "resourceVersion": version, "annotations": changed_at(since) });
+                let patch = json!({ "metadata": metadata, "addresses": addresses(&slice) });
                 let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
                 Some(in_time(api.patch(&key.1, &parameters, &Patch::Merge(&patch))).await?)
             }
@@ -137,8 +142,13 @@ fn addresses(slice: &SliceFacts) -> Vec<String> {
     slice.addresses.iter().map(ToString::to_string).collect()
 }
 
+fn changed_at(since: Timestamp) -> BTreeMap<String, String> {
+    // Microseconds: clocks of two nodes do not agree on more.
+    [(api::ANNOTATION_CHANGED_AT.to_string(), format!("{since:.6}"))].into()
+}
+
 /// A slice as it is stored. Owned by its group, so that it goes with it even when no operator runs.
-fn object(key: &SliceKey, group: &GroupRef, group_uid: &str, slice: &SliceFacts) -> MemberSlice {
+fn object(key: &SliceKey, group: &GroupRef, group_uid: &str, slice: &SliceFacts, since: Timestamp) -> MemberSlice {
     let mut object = MemberSlice::new(&key.1, Default::default());
     object.spec.addresses = addresses(slice);
     object.metadata.namespace = Some(key.0.clone());
@@ -147,6 +157,7 @@ fn object(key: &SliceKey, group: &GroupRef, group_uid: &str, slice: &SliceFacts)
         labels.push((api::LABEL_HEAD, "true"));
     }
     object.metadata.labels = Some(labels.into_iter().map(|(name, value)| (name.to_string(), value.to_string())).collect());
+    object.metadata.annotations = Some(changed_at(since));
     object.metadata.owner_references = Some(vec![OwnerReference {
         api_version: SecurityGroup::api_version(&()).into_owned(),
         kind: SecurityGroup::kind(&()).into_owned(),

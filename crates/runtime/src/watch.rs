@@ -13,6 +13,7 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
@@ -186,12 +187,23 @@ impl<M: Send + 'static> Watches<M> {
         self.open("endpointslices", api, config, read, move |step| wrap(Change::of(Kind::Dns, step)))
     }
 
-    /// The member slices of these groups, by their ids (`sg-…`), as facts. At least one id.
-    pub fn member_slices_of(&self, ids: &BTreeSet<String>, wrap: impl Fn(Change) -> M + Send + 'static) -> Watch {
+    /// The member slices of these groups, by their ids (`sg-…`), as facts; of one that is new or changed also when the operator saw what
+    /// made it write. At least one id.
+    pub fn member_slices_of(&self, ids: &BTreeSet<String>, wrap: impl Fn(Change, Option<Timestamp>) -> M + Send + 'static) -> Watch {
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let config = Config::default().labels(&format!("{} in ({})", api::LABEL_GROUP_ID, ids.join(",")));
-        let read = |object: DynamicObject| typed::<api::MemberSlice>(object).map(|slice| Object::member_slice(&slice));
-        self.open("memberslices", self.stored::<api::MemberSlice>(), config, read, move |step| wrap(Change::of(Kind::MemberSlice, step)))
+        let read = |object: DynamicObject| {
+            let changed_at = changed_at(&object.metadata);
+            typed::<api::MemberSlice>(object).map(|slice| (Object::member_slice(&slice), changed_at))
+        };
+        self.open("memberslices", self.stored::<api::MemberSlice>(), config, read, move |step| {
+            let (step, changed_at) = match step {
+                Step::Reset(listed) => (Step::Reset(listed.into_iter().map(|(object, _)| object).collect()), None),
+                Step::Apply((object, changed_at)) => (Step::Apply(object), changed_at),
+                Step::Delete(name) => (Step::Delete(name), None),
+            };
+            wrap(Change::of(Kind::MemberSlice, step), changed_at)
+        })
     }
 
     /// All objects of one of our kinds as they are; one that this version cannot read is as if it were not there.
@@ -230,6 +242,11 @@ impl<M: Send + 'static> Watches<M> {
         let task = tokio::spawn(watching.run(watcher(api, config), self.messages.clone(), read, wrap));
         Watch { task, waits_as, readiness: self.readiness.clone() }
     }
+}
+
+/// When the operator saw what made it write this version.
+fn changed_at(metadata: &ObjectMeta) -> Option<Timestamp> {
+    metadata.annotations.as_ref()?.get(api::ANNOTATION_CHANGED_AT)?.parse().ok()
 }
 
 /// The facts of a stored security group.

@@ -6,7 +6,7 @@ use api::{AppliedGroup, NodeReportStatus, ReportedProblem};
 use tokio::time::Instant;
 
 use super::*;
-use crate::pace::{BETWEEN, Begun, Pace, RECHECK, SETTLE};
+use crate::pace::{BETWEEN, Pace, RECHECK, SETTLE};
 use crate::throttle::{COUNTS, NEWS, REFRESH, Throttle};
 
 fn status(generation: i64, endpoints: i64) -> NodeReportStatus {
@@ -67,18 +67,18 @@ fn changes_that_come_together_are_synced_together() {
     let ms = Duration::from_millis;
     let mut pace = Pace::default();
     assert_eq!(pace.due(), None);
-    pace.changed(start);
-    pace.changed(start + ms(2));
+    pace.changed(start, Duration::ZERO);
+    pace.changed(start + ms(2), Duration::ZERO);
     assert_eq!(pace.due(), Some(start + SETTLE), "counted from the first: a flood does not put it off");
-    assert_eq!(pace.begin(start + SETTLE), Begun { changed_at: Some(start), recheck: false }, "the first sync reads the table anyway");
-    pace.ended(true, start + ms(5));
+    assert!(!pace.begin(start + SETTLE), "the first sync reads the table anyway");
+    assert_eq!(pace.ended(true, start + ms(5)), Some(ms(5)));
     assert_eq!(pace.due(), Some(start + SETTLE + RECHECK));
-    pace.changed(start + ms(6));
+    pace.changed(start + ms(6), Duration::ZERO);
     assert_eq!(pace.due(), Some(start + ms(5) + BETWEEN));
     let quiet = start + Duration::from_secs(9);
-    assert_eq!(pace.begin(quiet), Begun { changed_at: Some(start + ms(6)), recheck: false });
+    assert!(!pace.begin(quiet));
     pace.ended(true, quiet);
-    pace.changed(quiet + BETWEEN);
+    pace.changed(quiet + BETWEEN, Duration::ZERO);
     assert_eq!(pace.due(), Some(quiet + BETWEEN + SETTLE));
 }
 
@@ -89,8 +89,8 @@ fn p12_the_table_is_read_again_every_minute_however_much_changes() {
     let mut rechecks = Vec::new();
     for second in (0..=180).step_by(10) {
         let now = start + Duration::from_secs(second);
-        pace.changed(now);
-        if pace.begin(now).recheck {
+        pace.changed(now, Duration::ZERO);
+        if pace.begin(now) {
             rechecks.push(second);
         }
         pace.ended(true, now);
@@ -109,9 +109,30 @@ fn a_failed_sync_is_tried_again_and_a_change_waits_a_second_at_most() {
         waits.push((pace.due().unwrap() - start).as_millis());
     }
     assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000]);
-    pace.changed(start);
+    pace.changed(start, Duration::ZERO);
     assert_eq!(pace.due(), Some(start + Duration::from_secs(1)), "it may be the cure");
     pace.begin(start);
     pace.ended(true, start);
     assert_eq!(pace.due(), Some(start + RECHECK));
+}
+
+#[test]
+fn p35_a_change_is_timed_from_where_it_was_first_seen_and_until_the_kernel_has_it() {
+    let start = Instant::now() + Duration::from_secs(60);
+    let ms = Duration::from_millis;
+    let mut pace = Pace::default();
+    pace.changed(start, ms(20));
+    pace.changed(start + ms(1), ms(5));
+    assert_eq!(pace.due(), Some(start + SETTLE), "what is old by now waits no less for what belongs to it");
+    pace.begin(start + ms(3));
+    assert_eq!(pace.ended(false, start + ms(4)), None, "it is not in force");
+    pace.begin(start + ms(200));
+    assert_eq!(pace.ended(true, start + ms(205)), Some(ms(225)));
+    pace.begin(start + RECHECK);
+    assert_eq!(pace.ended(true, start + RECHECK), None, "nothing had changed");
+
+    let now: Timestamp = "2026-01-02T03:04:05.250000Z".parse().unwrap();
+    let slice = |at: &str| Message::Slices(Epoch::default(), Change::Reset(Kind::MemberSlice, vec![]), Some(at.parse().unwrap()));
+    assert_eq!(slice("2026-01-02T03:04:05.200000Z").age(now), ms(50));
+    assert_eq!(slice("2026-01-02T03:04:06Z").age(now), Duration::ZERO, "another node's clock is ahead");
 }

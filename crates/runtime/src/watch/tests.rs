@@ -97,22 +97,27 @@ async fn a_watch_survives_a_server_that_is_away_and_an_object_that_it_cannot_rea
     let list = json!({"apiVersion": "securitygroups.dev/v1alpha1", "kind": "MemberSliceList", "metadata": {"resourceVersion": "5"},
         "items": [slice("good", json!(["10.0.0.1"])), slice("bad", json!({"not": "a list"}))]});
     let event = |kind: &str, object: Value| format!("{}\n", json!({"type": kind, "object": object}));
-    let events = event("MODIFIED", slice("good", json!("unreadable"))) + &event("DELETED", slice("other", json!([])));
+    let mut timed = slice("timed", json!(["10.0.0.2"]));
+    timed["metadata"]["annotations"] = json!({"securitygroups.dev/changed-at": "2026-01-02T03:04:05.678901Z"});
+    let events =
+        event("MODIFIED", slice("good", json!("unreadable"))) + &event("DELETED", slice("other", json!([]))) + &event("ADDED", timed);
     let unavailable = json!({"kind": "Status", "status": "Failure", "message": "away", "reason": "ServiceUnavailable", "code": 503});
     let (client, asked) = server([(503, unavailable.to_string()), (200, list.to_string()), (200, events)].into());
 
     let readiness = Readiness::default();
     let mut registry = Registry::default();
     let (watches, mut messages) = Watches::new(client, readiness.clone(), &mut registry);
-    let watch = watches.member_slices_of(&["sg-1".to_string(), "sg-2".to_string()].into(), |change| change);
+    let watch = watches.member_slices_of(&["sg-1".to_string(), "sg-2".to_string()].into(), |change, changed_at| (change, changed_at));
     assert_eq!(readiness.waits().values().collect::<Vec<_>>(), ["not listed yet"]);
 
-    let Some(Change::Reset(Kind::MemberSlice, objects)) = messages.recv().await else { panic!("a watch begins with its list") };
+    let Some((Change::Reset(Kind::MemberSlice, objects), None)) = messages.recv().await else { panic!("a watch begins with its list") };
     assert_eq!(objects.len(), 1, "the unreadable one is left out, the list is not");
     assert!(readiness.waits().is_empty());
     let key = |name: &str| Key::MemberSlice(("shop".into(), name.into()));
-    assert_eq!(messages.recv().await, Some(Change::Delete(key("good"))), "what was read before does not stay in force");
-    assert_eq!(messages.recv().await, Some(Change::Delete(key("other"))));
+    assert_eq!(messages.recv().await, Some((Change::Delete(key("good")), None)), "what was read before does not stay in force");
+    assert_eq!(messages.recv().await, Some((Change::Delete(key("other")), None)));
+    let Some((Change::Apply(_), Some(changed_at))) = messages.recv().await else { panic!("a slice that says when it was changed") };
+    assert_eq!(changed_at.to_string(), "2026-01-02T03:04:05.678901Z");
 
     let asked = asked.lock().unwrap().clone();
     assert!(asked[0].contains("labelSelector=securitygroups.dev%2Fgroup-id+in+%28sg-1%2Csg-2%29"), "{}", asked[0]);
