@@ -160,6 +160,12 @@ pub fn metric(cluster: &Cluster, node: usize, name: &str) -> Result<String> {
     Ok(line.trim().to_owned())
 }
 
+/// CLOCK_MONOTONIC, as streams note it, in µs.
+pub fn now_us() -> Result<u64> {
+    let now = Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?);
+    u64::try_from(now.as_micros()).context("a clock before its end")
+}
+
 const SERVER: &str = r#"
 apiVersion: v1
 kind: Namespace

@@ -8,6 +8,7 @@ mod bridge;
 mod cases;
 mod fixture;
 mod killed;
+mod latency;
 mod manifests;
 mod node_traffic;
 mod oracle;

@@ -12,18 +12,13 @@ use lab::Cluster;
 use probe::Report;
 use serde_json::json;
 
-use super::fixture::{Running, run_server, start};
+use super::fixture::{Running, now_us, run_server, start};
 
 /// One change: when it was asked for, when it was said to be in force (both CLOCK_MONOTONIC, µs), and what it means for the stream.
 struct Change {
     asked_us: u64,
     programmed_us: u64,
     allowed: bool,
-}
-
-fn now_us() -> Result<u64> {
-    let now = std::time::Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?);
-    u64::try_from(now.as_micros()).context("a clock before its end")
 }
 
 /// Who waits for the condition.

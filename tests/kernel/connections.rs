@@ -30,7 +30,8 @@ pub fn address(text: &str) -> IpAddr {
     text.parse().unwrap_or_else(|_| panic!("`{text}` is no address"))
 }
 
-fn connect(topology: &Topology, from: &str, to: &str) -> Result<Outcome> {
+/// A connection to port 7.
+pub fn connect(topology: &Topology, from: &str, to: &str) -> Result<Outcome> {
     let target = Target::new(address(to)).from(address(from)).within_ms(400);
     topology.home(address(from)).run(|| tcp::connect(&target, 7))
 }

@@ -14,13 +14,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const NOT_YET: &[(&str, &str)] = &[
     ("S40", "nodes are no members yet"),
     ("S43", "first packets are a later step"),
-    ("S39", "two layers of rules on real packets are a later step"),
-    ("P03", "measuring the time from address to kernel is a later step"),
-    ("P04", "an agent that comes after the pods, on a real node, is a later step"),
-    ("P07", "a restart under load on a real node is a later step"),
     ("P22", "slices in pieces are a later step"),
-    ("P35", "measuring the time from change to kernel is a later step"),
-    ("P56", "pods without an agent, on a real node, are a later step"),
     ("P01", "first packets are a later step"),
     ("P06", "first packets are a later step"),
     ("P15", "cutting open connections (Revoke) is a later step"),
