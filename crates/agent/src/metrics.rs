@@ -83,14 +83,17 @@ impl Metrics {
             "Linux bridges over which guarded pods of this node get packets that meet no rule",
             metrics.bridges_escaping.clone(),
         );
+        // A series that is there before its first packet: an alert on its rate sees that packet.
+        metrics.counted(&BTreeMap::new());
         metrics
     }
 
     /// Takes over what the kernel has counted. A table that is made anew counts from zero, which Prometheus knows to read.
     pub fn counted(&self, counters: &BTreeMap<String, ruleset::Counter>) {
         let take = |family: &Family<Labels, Counter>, label: &'static str, value: String, counter: &str| {
+            let metric = family.get_or_create_owned(&vec![(label, value)]);
             if let Some(counted) = counters.get(counter) {
-                family.get_or_create_owned(&vec![(label, value)]).inner().store(counted.packets, Ordering::Relaxed);
+                metric.inner().store(counted.packets, Ordering::Relaxed);
             }
         };
         for exemption in Exemption::ALL {
