@@ -1,6 +1,6 @@
 //! What is said of what is in force.
 
-use api::{AppliedGroup, NodeReportStatus};
+use api::{AppliedGroup, NodeReportStatus, ReportedProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use policy::model::GroupRef;
 use runtime::condition::{Status, Wanted, merge};
@@ -52,7 +52,7 @@ impl Report {
             attachments: plan.attachments.clone(),
             prefix_lists: plan.prefix_lists.clone(),
             exemptions: plan.exemptions.clone(),
-            problems: plan.problems.clone(),
+            problems: told(&plan.problems),
             ruleset_hash: committed.hash.clone(),
             last_commit: committed.last_commit.clone().or_else(|| self.status.last_commit.clone().filter(|_| same_table)),
             conditions: std::mem::take(&mut self.status.conditions),
@@ -100,4 +100,21 @@ impl Report {
         let before = self.status.groups.iter().find(|before| before.namespace == group.namespace && before.name == group.name)?;
         (before.uid == group.uid).then(|| AppliedGroup { generation: before.generation, ..group.clone() })
     }
+}
+
+/// Problems that a report tells at most: it has to stay an object that the API server stores, whatever is written in all namespaces.
+pub const PROBLEMS: usize = 100;
+
+/// As many problems as a report has room for, and how many are not among them.
+fn told(problems: &[ReportedProblem]) -> Vec<ReportedProblem> {
+    let mut told: Vec<_> = problems.iter().take(PROBLEMS).cloned().collect();
+    if problems.len() > PROBLEMS {
+        told.push(ReportedProblem {
+            object: "NodeReport".into(),
+            reason: "TooManyProblems".into(),
+            message: format!("{} more; the status of each group, attachment and prefix list tells its own", problems.len() - PROBLEMS),
+            ..ReportedProblem::default()
+        });
+    }
+    told
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Flaky, Node, apply, attachment, delete, metadata, pod};
 use crate::facts::Facts;
+use crate::report::PROBLEMS;
 
 fn list(generation: i64, entries: &[&str]) -> Object {
     let entries: Vec<_> = entries.iter().map(|cidr| json!({"cidr": cidr})).collect();
@@ -89,4 +90,15 @@ fn s36_the_report_has_a_line_for_each_exemption_with_its_switch_and_its_counter(
         assert_eq!(table.counters.contains(&line.counter), line.exempt, "{}", line.counter);
     }
     assert_eq!(table.sets["dns4"].elements.len(), 1);
+}
+
+#[test]
+fn s38_a_report_stays_small_however_much_is_not_understood() {
+    let entries: Vec<_> = (0..500).map(|n| json!({"novelty": n})).collect();
+    let spec = json!({"addressFamily": "IPv4", "maxEntries": 500, "entries": entries});
+    let objects = [pod("web-0", "web", "10.0.0.1"), naming(), attachment("web"), Object::prefix_list(&metadata("offices", 1), &spec)];
+    let problems = Node::with(&objects, &[]).synced().problems;
+    assert_eq!(problems.len(), PROBLEMS + 1);
+    let more = problems.iter().find(|problem| problem.reason == "TooManyProblems");
+    assert!(more.is_some_and(|more| more.message.starts_with("400 more")), "{more:?}");
 }
