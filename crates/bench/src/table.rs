@@ -1,0 +1,51 @@
+//! What was measured, as a table for people and as JSON.
+
+use serde::Serialize;
+
+/// One figure beside what it is compared with, in the same unit.
+#[derive(Clone, Debug, Serialize)]
+pub struct Line {
+    /// What was measured.
+    pub name: String,
+    /// Ours.
+    pub ours: f64,
+    /// The other's.
+    pub baseline: f64,
+    /// Unit of both.
+    pub unit: &'static str,
+    /// Ours over the other's.
+    pub ratio: f64,
+    /// What the ratio should be at most; none: a figure for comparison only.
+    pub goal: Option<f64>,
+    /// Whether it is; a figure without a goal is neither.
+    pub met: Option<bool>,
+}
+
+impl Line {
+    /// A ratio that should be at most so large.
+    pub fn new(name: impl Into<String>, ours: f64, baseline: f64, unit: &'static str, goal: Option<f64>) -> Line {
+        let ratio = ours / baseline;
+        Line { name: name.into(), ours, baseline, unit, ratio, goal, met: goal.map(|goal| ratio <= goal) }
+    }
+}
+
+/// The heading.
+pub fn heading() -> String {
+    format!("{:62} {:>9} {:>9} {:4} {:>6} {:>6}", "name", "ours", "baseline", "", "ratio", "goal")
+}
+
+impl std::fmt::Display for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:62} {:9.2} {:9.2} {:4} {:6.2}", self.name, self.ours, self.baseline, self.unit, self.ratio)?;
+        match (self.goal, self.met) {
+            (Some(goal), Some(met)) => write!(f, " {goal:6.2} {}", if met { "met" } else { "short" }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The middle one of measurements.
+pub fn median(mut measured: Vec<f64>) -> f64 {
+    measured.sort_by(f64::total_cmp);
+    measured.get(measured.len() / 2).copied().unwrap_or(f64::NAN)
+}
