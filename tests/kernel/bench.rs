@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use netlink::Nftables;
 use policy::model::{ConnState, NodePolicy, Packet, Path, Payload, Verdict};
-use ruleset::{Kernel, Ruleset, Transaction, diff, lower};
+use ruleset::{Kernel, Ruleset, Transaction, diff, lower_beyond};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::topology::{Topology, Wiring};
@@ -23,6 +23,8 @@ pub struct Bench {
     conntrack: Socket,
     held: Option<Ruleset>,
     fault: fn(&mut Ruleset),
+    /// How many rules stand one after another at most, before they are sorted and merged.
+    pub few: usize,
     token: u32,
     /// How long to wait for what should come.
     pub patience: Duration,
@@ -43,7 +45,17 @@ impl Bench {
         // AF_NETLINK, NETLINK_NETFILTER
         let conntrack = topology.node.run(|| Socket::new(Domain::from(16), Type::RAW, Some(Protocol::from(12))))??;
         conntrack.set_read_timeout(Some(Duration::from_secs(5)))?;
-        Ok(Bench { topology, watch, kernel, conntrack, held: None, fault, token: 0x0100_0000, patience: Duration::from_secs(1) })
+        Ok(Bench {
+            topology,
+            watch,
+            kernel,
+            conntrack,
+            held: None,
+            fault,
+            few: usize::MAX,
+            token: 0x0100_0000,
+            patience: Duration::from_secs(1),
+        })
     }
 
     /// Puts a policy in force by the difference from the one before, as the agent does.
@@ -63,7 +75,7 @@ impl Bench {
     }
 
     fn wanted(&self, policy: &NodePolicy) -> Ruleset {
-        let mut wanted = lower(policy);
+        let mut wanted = lower_beyond(policy, self.few);
         (self.fault)(&mut wanted);
         wanted
     }

@@ -29,6 +29,8 @@ pub fn measure(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
             ("one rule a peer", rival::one_rule_a_peer(&workload.policy)),
             ("one list", rival::one_list(&workload.policy)),
             ("peer first", rival::peer_first(&workload.policy)),
+            ("port first", rival::port_first(&workload.policy, "")),
+            ("port first, intervals", rival::port_first(&workload.policy, "flags interval;")),
         ];
         compare(&format!("worst of 250 rules, {name}"), workload, *goal, &rivals, rounds, tell)?;
     }

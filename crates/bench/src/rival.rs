@@ -77,6 +77,33 @@ pub fn peer_first(policy: &NodePolicy) -> String {
     dispatch(policy, out, |group| format!("jump {}", chain(group)))
 }
 
+/// Per group: a map from the port to the chain of the peers that may use it, one rule each.
+pub fn port_first(policy: &NodePolicy, flags: &str) -> String {
+    let mut out = sets(policy);
+    for (group, rules) in &policy.groups {
+        let name = chain(group);
+        let mut ports: BTreeMap<u16, Vec<&Peer>> = BTreeMap::new();
+        for rule in &rules.ingress {
+            if let Traffic::Transport(_, Some(PortRange { from, to })) = rule.traffic
+                && from == to
+            {
+                ports.entry(from).or_default().push(&rule.peer);
+            }
+        }
+        for (port, peers) in &ports {
+            let _ = writeln!(out, " chain {name}-{port} {{");
+            for far in peers {
+                let _ = writeln!(out, "  {} counter accept", peer(far));
+            }
+            let _ = writeln!(out, " }}");
+        }
+        let elements: Vec<String> = ports.keys().map(|port| format!("{port} : jump {name}-{port}")).collect();
+        let _ = writeln!(out, " map {name}-ports {{ type inet_service : verdict; {flags} elements = {{ {} }}; }}", elements.join(", "));
+        let _ = writeln!(out, " chain {name} {{ udp dport vmap @{name}-ports; }}");
+    }
+    dispatch(policy, out, |group| format!("jump {}", chain(group)))
+}
+
 fn dispatch(policy: &NodePolicy, mut out: String, to: impl Fn(&GroupRef) -> String) -> String {
     let mut elements = Vec::new();
     for (number, endpoint) in policy.endpoints.values().enumerate() {

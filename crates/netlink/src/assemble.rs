@@ -83,6 +83,11 @@ impl Assembly {
 
     fn action(&mut self, action: &Action) -> Result<(), Malformed> {
         let last = match action {
+            Action::Continue => return Ok(()),
+            Action::PortLookup(map) => {
+                self.port(2)?;
+                Expression::Lookup(name(map)?)
+            }
             Action::Accept => Expression::Verdict(Verdict::Accept),
             Action::Drop => Expression::Verdict(Verdict::Drop),
             Action::Return => Expression::Verdict(Verdict::Return),

@@ -10,13 +10,22 @@ use crate::field::octets;
 use crate::object::{Set, text};
 use crate::socket::Reply;
 
-/// An element: the key, and the chain to go to where it is one of a verdict map; or the end of a range of an interval set.
+/// An element: the key, and where it leads in a verdict map; or the end of a range of an interval set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Element {
     pub(crate) key: Vec<u8>,
-    pub(crate) goto: Option<CString>,
-    /// The key is the address behind the last of a range.
+    pub(crate) leads: Option<Leads>,
+    /// The key is the one behind the last of a range.
     pub(crate) end: bool,
+}
+
+/// The verdict of a map's element.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Leads {
+    /// To a chain for good.
+    Goto(CString),
+    /// To a chain and back.
+    Jump(CString),
 }
 
 /// `NFT_SET_ELEM_INTERVAL_END`
@@ -25,13 +34,18 @@ const INTERVAL_END: u32 = 1;
 impl Element {
     /// An address, or the first of a range.
     pub(crate) fn key(address: IpAddr) -> Element {
-        Element { key: octets(address), goto: None, end: false }
+        Element { key: octets(address), leads: None, end: false }
+    }
+
+    /// A port, or the first of a range.
+    pub(crate) fn port(port: u16) -> Element {
+        Element { key: port.to_be_bytes().to_vec(), leads: None, end: false }
     }
 }
 
 impl Set {
     /// Adds an element to this copy of the set.
-    pub(crate) fn push(&mut self, Element { key, goto, end }: &Element) {
+    pub(crate) fn push(&mut self, Element { key, leads, end }: &Element) {
         // SAFETY: takes nothing; NULL only where there is no memory.
         let Some(element) = NonNull::new(unsafe { sys::nftnl_set_elem_alloc() }) else {
             std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u64; 16]>())
@@ -46,10 +60,14 @@ impl Set {
             // SAFETY: the element is ours; the flags are a uint32_t.
             unsafe { sys::nftnl_set_elem_set_u32(element.as_ptr(), number(sys::NFTNL_SET_ELEM_FLAGS), INTERVAL_END) };
         }
-        if let Some(chain) = goto {
+        if let Some(leads) = leads {
+            let (verdict, chain) = match leads {
+                Leads::Goto(chain) => (libc::NFT_GOTO, chain),
+                Leads::Jump(chain) => (libc::NFT_JUMP, chain),
+            };
             // SAFETY: the element is ours; the verdict is a uint32_t, the chain a string that libnftnl copies up to its zero.
             unsafe {
-                sys::nftnl_set_elem_set_u32(element.as_ptr(), number(sys::NFTNL_SET_ELEM_VERDICT), libc::NFT_GOTO as u32);
+                sys::nftnl_set_elem_set_u32(element.as_ptr(), number(sys::NFTNL_SET_ELEM_VERDICT), verdict as u32);
                 sys::nftnl_set_elem_set_str(element.as_ptr(), number(sys::NFTNL_SET_ELEM_CHAIN), chain.as_ptr());
             }
         }
@@ -120,12 +138,14 @@ unsafe fn element(raw: NonNull<sys::nftnl_set_elem>) -> Option<Element> {
     // SAFETY: nftnl_set_elem_get says that `length` bytes are there; they are copied before anything else happens to the element.
     let key = unsafe { std::slice::from_raw_parts(key.cast::<u8>(), length as usize) }.to_vec();
     if !is_set(sys::NFTNL_SET_ELEM_VERDICT) {
-        return Some(Element { key, goto: None, end });
+        return Some(Element { key, leads: None, end });
     }
-    if number(sys::NFTNL_SET_ELEM_VERDICT) as i32 != libc::NFT_GOTO {
-        return None;
-    }
+    let leads = match number(sys::NFTNL_SET_ELEM_VERDICT) as i32 {
+        libc::NFT_GOTO => Leads::Goto,
+        libc::NFT_JUMP => Leads::Jump,
+        _ => return None,
+    };
     // SAFETY: the element is valid (the function's contract); the chain is a string, or NULL where it is not set.
     let chain = unsafe { text(sys::nftnl_set_elem_get_str(raw.as_ptr(), sys::NFTNL_SET_ELEM_CHAIN as u16)) };
-    Some(Element { key, goto: Some(chain?), end })
+    Some(Element { key, leads: Some(leads(chain?)), end })
 }

@@ -5,10 +5,10 @@ use std::ffi::{CStr, CString};
 use std::net::IpAddr;
 
 use policy::model::Family;
-use ruleset::{Base, Hook, Op, TABLE, Transaction, next};
+use ruleset::{Base, Hook, Op, PortMap, TABLE, Transaction, next};
 
 use crate::assemble::assemble;
-use crate::element::Element;
+use crate::element::{Element, Leads};
 use crate::error::{Error, Malformed, describe};
 use crate::expression::OBJECT_COUNTER;
 use crate::message::{Body, Message};
@@ -26,6 +26,9 @@ const ADD: i32 = libc::NLM_F_CREATE;
 const DELETE: i32 = 0;
 
 /// The numbers of `ipv4_addr` and `ipv6_addr` among nft's types: nothing to the kernel, but nft shows addresses by it.
+/// The number of `inet_service` likewise, and the length of a port.
+pub(crate) const PORT_TYPE: (u32, u32) = (13, 2);
+
 pub(crate) const fn key_type(family: Family) -> (u32, u32) {
     match family {
         Family::V4 => (7, 4),
@@ -55,17 +58,14 @@ fn step(table: &CStr, op: &Op, push: &mut impl FnMut(i32, i32, Body)) -> Result<
         Op::DeleteTable => push(libc::NFT_MSG_DELTABLE, DELETE, table_body(table)),
         Op::AddCounter(counter) => push(libc::NFT_MSG_NEWOBJ, MAKE, counter_body(table, counter)?),
         Op::DeleteCounter(counter) => push(libc::NFT_MSG_DELOBJ, DELETE, counter_body(table, counter)?),
-        Op::AddSet(set, family) => push(libc::NFT_MSG_NEWSET, MAKE, Body::Set(new_set(table, set, *family)?)),
-        Op::AddMap(map, family) => {
-            let mut raw = new_set(table, map, *family)?;
-            raw.set_number(Set::FLAGS, libc::NFT_SET_MAP as u32);
-            raw.set_number(Set::DATA_TYPE, libc::NFT_DATA_VERDICT);
-            // sizeof(struct nft_verdict), as nft has it; the kernel knows better.
-            raw.set_number(Set::DATA_LENGTH, 16);
-            push(libc::NFT_MSG_NEWSET, MAKE, Body::Set(raw));
+        Op::AddSet(set, family) => push(libc::NFT_MSG_NEWSET, MAKE, Body::Set(new_set(table, set, key_type(*family))?)),
+        Op::AddMap(map, family) => push(libc::NFT_MSG_NEWSET, MAKE, Body::Set(new_map(table, map, key_type(*family), 0)?)),
+        Op::AddPortMap(map, ranges) => {
+            let flags = if *ranges { libc::NFT_SET_INTERVAL } else { 0 };
+            push(libc::NFT_MSG_NEWSET, MAKE, Body::Set(new_map(table, map, PORT_TYPE, flags)?));
         }
         Op::AddIntervalSet(set, family) => {
-            let mut raw = new_set(table, set, *family)?;
+            let mut raw = new_set(table, set, key_type(*family))?;
             raw.set_number(Set::FLAGS, libc::NFT_SET_INTERVAL as u32);
             push(libc::NFT_MSG_NEWSET, MAKE, Body::Set(raw));
         }
@@ -83,9 +83,17 @@ fn step(table: &CStr, op: &Op, push: &mut impl FnMut(i32, i32, Body)) -> Result<
             push_elements(table, set, &elements, SET_ELEMENTS, |body| push(libc::NFT_MSG_NEWSETELEM, ADD, body))?;
         }
         Op::AddMapElements(map, elements) => {
-            let element = |(key, chain): (&IpAddr, &String)| Ok(Element { goto: Some(name(chain)?), ..Element::key(*key) });
+            let element = |(key, chain): (&IpAddr, &String)| Ok(Element { leads: Some(Leads::Goto(name(chain)?)), ..Element::key(*key) });
             let elements: Result<Vec<_>, Malformed> = elements.iter().map(element).collect();
             push_elements(table, map, &elements?, MAP_ELEMENTS, |body| push(libc::NFT_MSG_NEWSETELEM, ADD, body))?;
+        }
+        Op::AddPorts(map, ports) => {
+            let bounds = port_bounds(ports, |chain| Ok(Some(Leads::Jump(name(chain)?))))?;
+            push_elements(table, map, &bounds, MAP_ELEMENTS, |body| push(libc::NFT_MSG_NEWSETELEM, ADD, body))?;
+        }
+        Op::DeletePorts(map, ports) => {
+            let bounds = port_bounds(ports, |_| Ok(None))?;
+            push_elements(table, map, &bounds, SET_ELEMENTS, |body| push(libc::NFT_MSG_DELSETELEM, DELETE, body))?;
         }
         // No elements, no message: one without elements would empty the set.
         Op::DeleteElements(set, keys) | Op::DeleteMapElements(set, keys) => {
@@ -130,9 +138,17 @@ fn named_set(table: &CStr, set: &str) -> Result<Set, Malformed> {
     Ok(raw)
 }
 
-fn new_set(table: &CStr, set: &str, family: Family) -> Result<Set, Malformed> {
+fn new_map(table: &CStr, map: &str, key: (u32, u32), flags: i32) -> Result<Set, Malformed> {
+    let mut raw = new_set(table, map, key)?;
+    raw.set_number(Set::FLAGS, (libc::NFT_SET_MAP | flags) as u32);
+    raw.set_number(Set::DATA_TYPE, libc::NFT_DATA_VERDICT);
+    // sizeof(struct nft_verdict), as nft has it; the kernel knows better.
+    raw.set_number(Set::DATA_LENGTH, 16);
+    Ok(raw)
+}
+
+fn new_set(table: &CStr, set: &str, (kind, length): (u32, u32)) -> Result<Set, Malformed> {
     let mut raw = named_set(table, set)?;
-    let (kind, length) = key_type(family);
     raw.set_number(Set::FLAGS, 0);
     raw.set_number(Set::KEY_TYPE, kind);
     raw.set_number(Set::KEY_LENGTH, length);
@@ -145,6 +161,21 @@ fn new_set(table: &CStr, set: &str, family: Family) -> Result<Set, Malformed> {
 fn bounds(ranges: &BTreeMap<IpAddr, IpAddr>) -> Vec<Element> {
     let end = |last: &IpAddr| next(*last).map(|behind| Element { end: true, ..Element::key(behind) });
     ranges.iter().flat_map(|(first, last)| std::iter::once(Element::key(*first)).chain(end(last))).collect()
+}
+
+/// The same of ports; single ports have no end.
+fn port_bounds(ports: &PortMap, leads: impl Fn(&str) -> Result<Option<Leads>, Malformed>) -> Result<Vec<Element>, Malformed> {
+    let mut bounds = Vec::new();
+    for (first, (last, chain)) in &ports.elements {
+        if first > last || (!ports.ranges && first != last) {
+            return Err(Malformed::PortsReversed);
+        }
+        bounds.push(Element { leads: leads(chain)?, ..Element::port(*first) });
+        if ports.ranges {
+            bounds.extend(last.checked_add(1).map(|behind| Element { end: true, ..Element::port(behind) }));
+        }
+    }
+    Ok(bounds)
 }
 
 fn push_elements(table: &CStr, set: &str, elements: &[Element], most: usize, mut push: impl FnMut(Body)) -> Result<(), Malformed> {

@@ -15,14 +15,15 @@ const WITH_PORTS: [u8; 3] = [TCP, 17, 132];
 
 /// The states as the kernel has them, a bit each.
 pub(crate) fn state_bits(states: CtStates) -> u32 {
-    let CtStates { established, related, new, invalid } = states;
-    u32::from(invalid) | u32::from(established) << 1 | u32::from(related) << 2 | u32::from(new) << 3
+    let CtStates { established, related, new, invalid, untracked } = states;
+    u32::from(invalid) | u32::from(established) << 1 | u32::from(related) << 2 | u32::from(new) << 3 | u32::from(untracked) << 6
 }
 
-/// The states of these bits; none where one is not of ours (`untracked`).
+/// The states of these bits; none where one is no state.
 pub(crate) fn states_of(bits: u32) -> Option<CtStates> {
     let has = |place: u32| bits & (1 << place) != 0;
-    (bits < 1 << 4).then(|| CtStates { invalid: has(0), established: has(1), related: has(2), new: has(3) })
+    let states = CtStates { invalid: has(0), established: has(1), related: has(2), new: has(3), untracked: has(6) };
+    (state_bits(states) == bits).then_some(states)
 }
 
 /// What the rule has tested so far; both directions keep the same account of it.

@@ -5,10 +5,10 @@ use std::ffi::CString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use policy::model::Family;
-use ruleset::{Base, Counter, Hook, IntervalSet, Ruleset, Set, VerdictMap, previous};
+use ruleset::{Base, Counter, Hook, IntervalSet, PortMap, Ruleset, Set, VerdictMap, previous};
 
-use crate::element::Element;
-use crate::encode::{hook_number, key_type, table_name};
+use crate::element::{Element, Leads};
+use crate::encode::{PORT_TYPE, hook_number, key_type, table_name};
 use crate::error::Error;
 use crate::expression::OBJECT_COUNTER;
 use crate::field::address;
@@ -183,13 +183,14 @@ fn read_sets(socket: &mut Socket, ruleset: &mut Ruleset) -> Result<bool, Error> 
         Item::new(set.text(object::Set::TABLE), || set_kind(&set))
     })?;
     let Some(sets) = ours_only(sets) else { return Ok(false) };
-    for (raw_name, family, kind) in sets {
+    for (raw_name, kind) in sets {
         let Some(elements) = read_elements(socket, &raw_name)? else { return Ok(false) };
         let Some(name) = string(raw_name) else { return Ok(false) };
         let fits = match kind {
-            SetKind::Hash => set_of(family, elements).map(|set| ruleset.sets.insert(name, set)).is_some(),
-            SetKind::Interval => intervals_of(family, elements).map(|set| ruleset.intervals.insert(name, set)).is_some(),
-            SetKind::Map => map_of(family, elements).map(|map| ruleset.maps.insert(name, map)).is_some(),
+            SetKind::Hash(family) => set_of(family, elements).map(|set| ruleset.sets.insert(name, set)).is_some(),
+            SetKind::Interval(family) => intervals_of(family, elements).map(|set| ruleset.intervals.insert(name, set)).is_some(),
+            SetKind::Map(family) => map_of(family, elements).map(|map| ruleset.maps.insert(name, map)).is_some(),
+            SetKind::Ports { ranges } => ports_of(ranges, elements).map(|map| ruleset.port_maps.insert(name, map)).is_some(),
         };
         if !fits {
             return Ok(false);
@@ -200,13 +201,14 @@ fn read_sets(socket: &mut Socket, ruleset: &mut Ruleset) -> Result<bool, Error> 
 
 /// What the kernel calls a set.
 enum SetKind {
-    Hash,
-    Interval,
-    Map,
+    Hash(Family),
+    Interval(Family),
+    Map(Family),
+    Ports { ranges: bool },
 }
 
-/// Name, family of the keys, and kind. What `nft` keeps for itself in user data does not matter to us.
-fn set_kind(set: &object::Set) -> Option<(CString, Family, SetKind)> {
+/// Name and kind. What `nft` keeps for itself in user data does not matter to us.
+fn set_kind(set: &object::Set) -> Option<(CString, SetKind)> {
     use object::Set;
     let foreign = set.is_set(Set::SIZE)
         || set.is_set(Set::CONCATENATION)
@@ -216,14 +218,20 @@ fn set_kind(set: &object::Set) -> Option<(CString, Family, SetKind)> {
         || set.is_set(Set::EXPRESSION)
         || set.is_set(Set::EXPRESSIONS);
     let key = (set.number(Set::KEY_TYPE), set.number(Set::KEY_LENGTH));
-    let family = [Family::V4, Family::V6].into_iter().find(|family| key_type(*family) == key)?;
-    let kind = match set.number(Set::FLAGS) {
-        0 => SetKind::Hash,
-        flags if flags == libc::NFT_SET_INTERVAL as u32 => SetKind::Interval,
-        flags if flags == libc::NFT_SET_MAP as u32 && set.number(Set::DATA_TYPE) == libc::NFT_DATA_VERDICT => SetKind::Map,
+    let family = [Family::V4, Family::V6].into_iter().find(|family| key_type(*family) == key);
+    let (intervals, map) = (libc::NFT_SET_INTERVAL as u32, libc::NFT_SET_MAP as u32);
+    let flags = set.number(Set::FLAGS);
+    let verdicts = flags & map != 0 && set.number(Set::DATA_TYPE) == libc::NFT_DATA_VERDICT;
+    let kind = match (flags, family) {
+        (0, Some(family)) => SetKind::Hash(family),
+        (flags, Some(family)) if flags == intervals => SetKind::Interval(family),
+        (flags, Some(family)) if verdicts && flags == map => SetKind::Map(family),
+        (flags, None) if verdicts && key == PORT_TYPE && flags & !(map | intervals) == 0 => {
+            SetKind::Ports { ranges: flags & intervals != 0 }
+        }
         _ => return None,
     };
-    (!foreign).then_some((set.text(Set::NAME)?, family, kind))
+    (!foreign).then_some((set.text(Set::NAME)?, kind))
 }
 
 /// None where one of them is not ours.
@@ -238,19 +246,22 @@ fn read_elements(socket: &mut Socket, set: &CString) -> Result<Option<Vec<Elemen
 
 fn set_of(family: Family, elements: Vec<Element>) -> Option<Set> {
     let elements: Option<_> =
-        elements.into_iter().map(|element| address(family, &element.key).filter(|_| element.goto.is_none() && !element.end)).collect();
+        elements.into_iter().map(|element| address(family, &element.key).filter(|_| element.leads.is_none() && !element.end)).collect();
     Some(Set { family, elements: elements? })
 }
 
 fn map_of(family: Family, elements: Vec<Element>) -> Option<VerdictMap> {
-    let entry = |element: Element| Some((address(family, &element.key)?, string(element.goto.filter(|_| !element.end)?)?));
+    let entry = |element: Element| match element {
+        Element { key, leads: Some(Leads::Goto(chain)), end: false } => Some((address(family, &key)?, string(chain)?)),
+        _ => None,
+    };
     let elements: Option<_> = elements.into_iter().map(entry).collect();
     Some(VerdictMap { family, elements: elements? })
 }
 
 /// Ranges from their bounds, which come in any order: beginnings and ends alternate, since no two ranges of ours touch.
 fn intervals_of(family: Family, elements: Vec<Element>) -> Option<IntervalSet> {
-    let bound = |element: Element| Some((address(family, &element.key)?, element.end)).filter(|_| element.goto.is_none());
+    let bound = |element: Element| Some((address(family, &element.key)?, element.end)).filter(|_| element.leads.is_none());
     let mut bounds = elements.into_iter().map(bound).collect::<Option<Vec<_>>>()?;
     bounds.sort_unstable();
     // `nft` puts an end before the first address, which ends nothing.
@@ -271,6 +282,39 @@ fn intervals_of(family: Family, elements: Vec<Element>) -> Option<IntervalSet> {
         ranges.insert(first, last);
     }
     Some(IntervalSet { family, ranges })
+}
+
+/// Ports from single ports, or from the bounds of ranges, which may touch.
+fn ports_of(ranges: bool, elements: Vec<Element>) -> Option<PortMap> {
+    let mut bounds = Vec::new();
+    for element in elements {
+        let port = u16::from_be_bytes(element.key.as_slice().try_into().ok()?);
+        let chain = match (element.leads, element.end) {
+            (Some(Leads::Jump(chain)), false) => Some(string(chain)?),
+            (None, true) if ranges => None,
+            _ => return None,
+        };
+        bounds.push((port, chain));
+    }
+    // Where one range ends and another begins, the end comes first.
+    bounds.sort_unstable();
+    let mut map = PortMap { ranges, elements: BTreeMap::new() };
+    let mut bounds = bounds.into_iter().peekable();
+    while let Some((first, chain)) = bounds.next() {
+        // `nft` puts an end before the first port, which ends nothing.
+        let Some(chain) = chain else { if first == 0 { continue } else { return None } };
+        let last = match (ranges, bounds.peek()) {
+            (false, _) => first,
+            (true, None) => u16::MAX,
+            (true, Some((behind, None))) => behind.checked_sub(1).filter(|last| *last >= first)?,
+            (true, Some((_, Some(_)))) => return None,
+        };
+        if ranges {
+            bounds.next();
+        }
+        map.elements.insert(first, (last, chain));
+    }
+    Some(map)
 }
 
 /// The last address of all.

@@ -61,7 +61,7 @@ fn condition<'a>(expressions: &'a [Expression], known: &mut Known, matches: &mut
             rest
         }
         // The look-up of a verdict is the action, not a condition.
-        [LoadHeader { header: Header::Network, .. }, Lookup(_), ..] => return Some(expressions),
+        [LoadHeader { .. }, Lookup(_), ..] => return Some(expressions),
         [LoadHeader { header: Header::Network, offset, length }, rest @ ..] => {
             let family = known.family?;
             let side = side_at(*offset, family)?;
@@ -139,6 +139,10 @@ fn action(expressions: &[Expression], known: &Known) -> Option<Action> {
             let family = known.family.filter(|family| *length == full_length(*family))?;
             Some(Action::Lookup { side: side_at(*offset, family)?, family, map: string(map)? })
         }
+        [Expression::LoadHeader { header: Header::Transport, offset: 2, length: 2 }, Expression::Lookup(map)] if known.ports() => {
+            Some(Action::PortLookup(string(map)?))
+        }
+        [] => Some(Action::Continue),
         _ => None,
     }
 }
@@ -218,10 +222,10 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_is_not_taken_for_ours() {
-        let foreign: [&[Expression]; 9] = [
-            &[],
+        let foreign: [&[Expression]; 8] = [
             &[accept(), accept()],
-            &[Expression::Count(c"c".into())],
+            // Ports of a protocol without ports.
+            &[Expression::LoadProtocol, equal(&[1]), load(2, 2), Expression::Lookup(c"m".into())],
             // Ports and types of no protocol in particular.
             &[load(2, 2), equal(&[0, 80]), accept()],
             &[load(0, 1), equal(&[8]), accept()],

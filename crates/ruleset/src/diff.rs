@@ -2,19 +2,20 @@
 //!
 //! Within one batch a packet sees the rules from before or from after, never the steps (S42): so a chain is changed by flush and refill.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use policy::model::Family;
 
-use crate::{Action, Chain, Match, Op, Rule, Ruleset, Transaction};
+use crate::{Chain, Op, PortMap, Rule, Ruleset, Transaction};
 
 /// What leads from one ruleset to the other; empty when they are equal. `from` must be what the table holds.
 pub fn diff(from: &Ruleset, to: &Ruleset) -> Transaction {
+    if redefines(from, to) {
+        return Transaction::replace(to);
+    }
     let mut ops = Vec::new();
-    let from = clear_redefined(from, to, &mut ops);
-    change(&from, to, &mut ops);
+    change(from, to, &mut ops);
     Transaction { ops }
 }
 
@@ -33,83 +34,35 @@ impl Transaction {
     }
 }
 
-/// Hook and priority of a chain, the family of a set and its kind cannot be changed in place: such objects are deleted here, together with what
-/// refers to them, and made anew as if they had never been. Returns what is left.
-fn clear_redefined<'a>(from: &'a Ruleset, to: &Ruleset, ops: &mut Vec<Op>) -> Cow<'a, Ruleset> {
-    // The kernel keeps sets, interval sets and maps under one name space.
-    let other = |old: SetKind, name: &String| SetKind::of(to, name).is_some_and(|new| new != old);
-    let sets: BTreeSet<&String> =
-        from.sets.iter().filter(|(name, set)| other(SetKind::Hash(set.family), name)).map(|(name, _)| name).collect();
-    let intervals: BTreeSet<&String> =
-        from.intervals.iter().filter(|(name, set)| other(SetKind::Interval(set.family), name)).map(|(name, _)| name).collect();
-    let maps: BTreeSet<&String> =
-        from.maps.iter().filter(|(name, map)| other(SetKind::Map(map.family), name)).map(|(name, _)| name).collect();
-    let chains: BTreeSet<&String> = from
-        .chains
-        .iter()
-        .filter(|(name, chain)| to.chains.get(*name).is_some_and(|new| new.base != chain.base))
-        .map(|(name, _)| name)
-        .collect();
-    if sets.is_empty() && intervals.is_empty() && maps.is_empty() && chains.is_empty() {
-        return Cow::Borrowed(from);
-    }
-
-    let mut left = from.clone();
-    let refers = |rule: &Rule| {
-        rule.matches.iter().any(|test| matches!(test, Match::InSet { set, .. } if sets.contains(set) || intervals.contains(set)))
-            || match &rule.action {
-                Action::Jump(chain) | Action::Goto(chain) => chains.contains(chain),
-                Action::Lookup { map, .. } => maps.contains(map),
-                _ => false,
-            }
-    };
-    for (name, chain) in &mut left.chains {
-        if !chain.rules.is_empty() && (chains.contains(name) || chain.rules.iter().any(refers)) {
-            ops.push(Op::FlushChain(name.clone()));
-            chain.rules.clear();
-        }
-    }
-    for (name, map) in &mut left.maps {
-        let gone: BTreeSet<IpAddr> =
-            map.elements.iter().filter(|(_, chain)| maps.contains(name) || chains.contains(chain)).map(|(key, _)| *key).collect();
-        if !gone.is_empty() {
-            map.elements.retain(|key, _| !gone.contains(key));
-            ops.push(Op::DeleteMapElements(name.clone(), gone));
-        }
-    }
-    for name in chains {
-        left.chains.remove(name);
-        ops.push(Op::DeleteChain(name.clone()));
-    }
-    for name in maps {
-        left.maps.remove(name);
-        ops.push(Op::DeleteMap(name.clone()));
-    }
-    for name in intervals {
-        left.intervals.remove(name);
-        ops.push(Op::DeleteIntervalSet(name.clone()));
-    }
-    for name in sets {
-        left.sets.remove(name);
-        ops.push(Op::DeleteSet(name.clone()));
-    }
-    Cow::Owned(left)
+/// Whether a name stands for something else than before: hook and priority of a chain, the family of a set and its kind cannot be changed
+/// in place. It happens between versions of this program, not between policies.
+fn redefines(from: &Ruleset, to: &Ruleset) -> bool {
+    let chain = |(name, chain): (&String, &Chain)| to.chains.get(name).is_some_and(|new| new.base != chain.base);
+    from.chains.iter().any(chain) || set_kinds(from).any(|(name, old)| SetKind::of(to, name).is_some_and(|new| new != old))
 }
 
-/// What the kernel has under a name of its set name space.
+/// What the kernel has under a name; sets and maps of every sort are in one name space.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SetKind {
     Hash(Family),
     Interval(Family),
     Map(Family),
+    Ports { ranges: bool },
 }
 
 impl SetKind {
     fn of(ruleset: &Ruleset, name: &str) -> Option<SetKind> {
         let hash = ruleset.sets.get(name).map(|set| SetKind::Hash(set.family));
-        let interval = ruleset.intervals.get(name).map(|set| SetKind::Interval(set.family));
-        hash.or(interval).or(ruleset.maps.get(name).map(|map| SetKind::Map(map.family)))
+        let interval = || ruleset.intervals.get(name).map(|set| SetKind::Interval(set.family));
+        let map = || ruleset.maps.get(name).map(|map| SetKind::Map(map.family));
+        let ports = || ruleset.port_maps.get(name).map(|map| SetKind::Ports { ranges: map.ranges });
+        hash.or_else(interval).or_else(map).or_else(ports)
     }
+}
+
+fn set_kinds(ruleset: &Ruleset) -> impl Iterator<Item = (&String, SetKind)> {
+    let names = ruleset.sets.keys().chain(ruleset.intervals.keys()).chain(ruleset.maps.keys()).chain(ruleset.port_maps.keys());
+    names.filter_map(|name| Some((name, SetKind::of(ruleset, name)?)))
 }
 
 /// The steps between two rulesets in which no object of one name differs in kind.
@@ -118,6 +71,7 @@ fn change(from: &Ruleset, to: &Ruleset, ops: &mut Vec<Op>) {
     ops.extend(only_second(&from.sets, &to.sets).map(|(name, set)| Op::AddSet(name.clone(), set.family)));
     ops.extend(only_second(&from.intervals, &to.intervals).map(|(name, set)| Op::AddIntervalSet(name.clone(), set.family)));
     ops.extend(only_second(&from.maps, &to.maps).map(|(name, map)| Op::AddMap(name.clone(), map.family)));
+    ops.extend(only_second(&from.port_maps, &to.port_maps).map(|(name, map)| Op::AddPortMap(name.clone(), map.ranges)));
     ops.extend(only_second(&from.chains, &to.chains).map(|(name, chain)| Op::AddChain(name.clone(), chain.base)));
 
     set_elements(from, to, ops);
@@ -126,11 +80,13 @@ fn change(from: &Ruleset, to: &Ruleset, ops: &mut Vec<Op>) {
         refill(name, from.chains.get(name).map_or(&[], |old| &old.rules), chain, ops);
     }
     map_elements(from, to, ops);
+    ports(from, to, ops);
 
     let chains = || only_second(&to.chains, &from.chains);
     ops.extend(chains().filter(|(_, chain)| !chain.rules.is_empty()).map(|(name, _)| Op::FlushChain(name.clone())));
     ops.extend(chains().map(|(name, _)| Op::DeleteChain(name.clone())));
     ops.extend(only_second(&to.maps, &from.maps).map(|(name, _)| Op::DeleteMap(name.clone())));
+    ops.extend(only_second(&to.port_maps, &from.port_maps).map(|(name, _)| Op::DeleteMap(name.clone())));
     ops.extend(only_second(&to.intervals, &from.intervals).map(|(name, _)| Op::DeleteIntervalSet(name.clone())));
     ops.extend(only_second(&to.sets, &from.sets).map(|(name, _)| Op::DeleteSet(name.clone())));
     ops.extend(from.counters.difference(&to.counters).cloned().map(Op::DeleteCounter));
@@ -179,6 +135,27 @@ fn map_elements(from: &Ruleset, to: &Ruleset, ops: &mut Vec<Op>) {
         let new: BTreeMap<IpAddr, String> =
             map.elements.iter().filter(|(key, chain)| old.get(key) != Some(chain)).map(|(key, chain)| (*key, chain.clone())).collect();
         push_if(!new.is_empty(), ops, || Op::AddMapElements(name.clone(), new));
+    }
+}
+
+/// As with addresses: what goes, and what changes its chain, goes first. Maps that go lose their elements too, for these hold chains.
+fn ports(from: &Ruleset, to: &Ruleset, ops: &mut Vec<Op>) {
+    let only = |map: &PortMap, other: Option<&PortMap>| PortMap {
+        ranges: map.ranges,
+        elements: map
+            .elements
+            .iter()
+            .filter(|(first, element)| other.and_then(|other| other.elements.get(first)) != Some(element))
+            .map(|(first, element)| (*first, element.clone()))
+            .collect(),
+    };
+    for (name, map) in &from.port_maps {
+        let gone = only(map, to.port_maps.get(name));
+        push_if(!gone.elements.is_empty(), ops, || Op::DeletePorts(name.clone(), gone));
+    }
+    for (name, map) in &to.port_maps {
+        let new = only(map, from.port_maps.get(name));
+        push_if(!new.elements.is_empty(), ops, || Op::AddPorts(name.clone(), new));
     }
 }
 

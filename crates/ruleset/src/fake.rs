@@ -11,7 +11,7 @@ use policy::model::Family;
 use crate::fake_rule::{check_rule, check_walks};
 use crate::intervals::next;
 use crate::names::is_valid;
-use crate::{Action, Chain, Counter, IntervalSet, Kernel, Match, Op, Rule, Ruleset, Set, Transaction, VerdictMap};
+use crate::{Action, Chain, Counter, IntervalSet, Kernel, Match, Op, PortMap, Rule, Ruleset, Set, Transaction, VerdictMap};
 
 /// How many chains deep a packet may be; the base chain is the first. `EMLINK` beyond.
 pub(crate) const JUMP_STACK: usize = 16;
@@ -118,6 +118,12 @@ pub enum Reason {
     /// `EEXIST`
     #[error("{1}-{2} overlaps or touches a range of {0:?}")]
     Overlap(String, IpAddr, IpAddr),
+    /// `ENOENT`
+    #[error("{0:?} has no element for port {1} that ends there")]
+    MissingPort(String, u16),
+    /// `EEXIST`
+    #[error("{0:?} has something for the ports {1}-{2} already")]
+    PortsTaken(String, u16, u16),
     /// `EOPNOTSUPP`
     #[error("{0:?} is a base chain")]
     BaseChain(String),
@@ -216,10 +222,26 @@ fn apply(slot: &mut Option<Ruleset>, op: &Op) -> Result<(), Reason> {
                 set.ranges.remove(first);
             }
         }
+        Op::AddPortMap(name, ranges) => {
+            vacant_set(table, name)?;
+            table.port_maps.insert(name.clone(), PortMap { ranges: *ranges, elements: Default::default() });
+        }
+        Op::AddPorts(name, ports) => add_ports(table, name, ports)?,
+        Op::DeletePorts(name, ports) => {
+            let map = same_sort(table, name, ports)?;
+            for (first, element) in &ports.elements {
+                if map.elements.get(first) != Some(element) {
+                    return Err(Reason::MissingPort(name.clone(), *first));
+                }
+                map.elements.remove(first);
+            }
+        }
         Op::DeleteMap(name) => {
-            present(table.maps.contains_key(name), Kind::Map, name)?;
-            unused(rules(table).any(|rule| matches!(&rule.action, Action::Lookup { map, .. } if map == name)), Kind::Map, name)?;
+            present(table.maps.contains_key(name) || table.port_maps.contains_key(name), Kind::Map, name)?;
+            let looks = |rule: &Rule| matches!(&rule.action, Action::Lookup { map, .. } | Action::PortLookup(map) if map == name);
+            unused(rules(table).any(looks), Kind::Map, name)?;
             table.maps.remove(name);
+            table.port_maps.remove(name);
         }
         Op::DeleteChain(name) => {
             let chain = table.chains.get(name).ok_or_else(|| missing(Kind::Chain, name))?;
@@ -227,7 +249,8 @@ fn apply(slot: &mut Option<Ruleset>, op: &Op) -> Result<(), Reason> {
                 return Err(Reason::NotEmpty(name.clone()));
             }
             let goes = |rule: &Rule| matches!(&rule.action, Action::Jump(to) | Action::Goto(to) if to == name);
-            let leads = table.maps.values().any(|map| map.elements.values().any(|to| to == name));
+            let leads = table.maps.values().any(|map| map.elements.values().any(|to| to == name))
+                || table.port_maps.values().any(|map| map.elements.values().any(|(_, to)| to == name));
             unused(leads || rules(table).any(goes), Kind::Chain, name)?;
             table.chains.remove(name);
         }
@@ -301,6 +324,30 @@ fn add_map_elements(table: &mut Ruleset, name: &str, elements: &BTreeMap<IpAddr,
     Ok(())
 }
 
+fn same_sort<'a>(table: &'a mut Ruleset, name: &str, ports: &PortMap) -> Result<&'a mut PortMap, Reason> {
+    let map = table.port_maps.get_mut(name).ok_or_else(|| missing(Kind::Map, name))?;
+    if map.ranges == ports.ranges { Ok(map) } else { Err(Reason::Malformed(name.into())) }
+}
+
+/// An element that is there exactly so is no error.
+fn add_ports(table: &mut Ruleset, name: &str, ports: &PortMap) -> Result<(), Reason> {
+    ports.elements.values().try_for_each(|(_, chain)| target(&table.chains, chain))?;
+    let map = same_sort(table, name, ports)?;
+    for (first, (last, chain)) in &ports.elements {
+        if first > last || (!map.ranges && first != last) {
+            return Err(Reason::Malformed(format!("{first}-{last}")));
+        }
+        if map.elements.get(first).is_some_and(|there| there == &(*last, chain.clone())) {
+            continue;
+        }
+        if map.elements.range(..=last).next_back().is_some_and(|(_, (end, _))| end >= first) {
+            return Err(Reason::PortsTaken(name.into(), *first, *last));
+        }
+        map.elements.insert(*first, (*last, chain.clone()));
+    }
+    Ok(())
+}
+
 /// A chain that a rule or a map may lead to.
 pub(crate) fn target(chains: &BTreeMap<String, Chain>, name: &str) -> Result<(), Reason> {
     match chains.get(name) {
@@ -332,7 +379,7 @@ fn vacant(taken: bool, kind: Kind, name: &str) -> Result<(), Reason> {
 /// To the kernel a map is a set with data: they share one name space.
 fn vacant_set(table: &Ruleset, name: &str) -> Result<(), Reason> {
     vacant(table.sets.contains_key(name) || table.intervals.contains_key(name), Kind::Set, name)?;
-    vacant(table.maps.contains_key(name), Kind::Map, name)
+    vacant(table.maps.contains_key(name) || table.port_maps.contains_key(name), Kind::Map, name)
 }
 
 fn same_family(name: &str, family: Family, address: &IpAddr) -> Result<(), Reason> {

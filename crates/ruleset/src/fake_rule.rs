@@ -31,6 +31,10 @@ pub(crate) fn check_rule(table: &Ruleset, rule: &Rule) -> Result<(), Reason> {
             let found = table.maps.get(map).ok_or_else(|| missing(Kind::Map, map))?;
             same(found.family, *family, map)
         }
+        Action::PortLookup(map) if !table.port_maps.contains_key(map) => Err(missing(Kind::Map, map)),
+        Action::PortLookup(_) if !protocol.is_some_and(|number| WITH_PORTS.contains(&number)) => {
+            Err(Reason::NeedsProtocol(rule.action.to_string()))
+        }
         Action::RejectTcpReset if protocol != Some(TCP) => Err(Reason::NeedsProtocol(rule.action.to_string())),
         _ => Ok(()),
     }
@@ -92,6 +96,9 @@ fn height<'a>(table: &'a Ruleset, name: &'a str, path: &mut Vec<&'a str>, height
             Action::Jump(chain) | Action::Goto(chain) => vec![chain],
             Action::Lookup { map, .. } => {
                 table.maps.get(map).into_iter().flat_map(|map| map.elements.values()).map(String::as_str).collect()
+            }
+            Action::PortLookup(map) => {
+                table.port_maps.get(map).into_iter().flat_map(|map| map.elements.values()).map(|(_, chain)| chain.as_str()).collect()
             }
             _ => vec![],
         };

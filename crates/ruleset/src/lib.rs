@@ -9,6 +9,7 @@
 //! 3. One table, ours. Named objects only, no anonymous sets.
 //! 4. This is the only crate that knows nft names.
 
+mod class;
 mod diff;
 mod exempt;
 mod fake;
@@ -26,7 +27,7 @@ pub use diff::diff;
 pub use exempt::exemption_counter;
 pub use fake::{FakeKernel, Kind, Reason, Refused};
 pub use intervals::{merge, next, previous};
-pub use lower::{denied_counter, invalid_counter, lower};
+pub use lower::{denied_counter, group_denied_counter, invalid_counter, lower, lower_beyond, rule_counter};
 pub use model::*;
 pub use trace::trace;
 

@@ -1,31 +1,41 @@
 //! From what a node has to enforce to the table that enforces it.
 //!
 //! ```text
-//! forward-egress, input-egress ─ established? ─ vmap on the source ──────▶ out-pod/NS/POD ─▶ out/NS/GROUP …
-//! forward-ingress ────────────── established? ─ vmap on the destination ─▶ in-pod/NS/POD ──▶ in/NS/GROUP …
+//! forward-egress, input-egress ─ established? ─ vmap on the source ──────▶ out-pod/NS/POD ─▶ out/CLASS …
+//! forward-ingress ────────────── established? ─ vmap on the destination ─▶ in-pod/NS/POD ──▶ in/CLASS …
 //! output-ingress ─────────────── established? ─ exempt, or as forward-ingress
 //! ```
+//! A class is a set of groups ([`crate::class`]): endpoints that are in the same groups share its chains.
+//!
 //! Two base chains on the forward hook, because accept ends one base chain only: both ends are judged also on one node (S30).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use api::OnDeny;
-use policy::model::{Direction, Endpoint, Family, GroupRef, NodePolicy, Peer, PodRef, PrefixListRef, Traffic, Transport};
+use policy::model::{Direction, Endpoint, Family, GroupRef, NodePolicy, PodRef, PrefixListRef, Transport};
 
+use crate::class;
 use crate::exempt::{self, EXEMPT};
 use crate::intervals::merge;
 use crate::names::name;
 use crate::{Action, Base, Chain, CtStates, Hook, IntervalSet, Match, Rule, Ruleset, Set, Side, VerdictMap};
 
-const ICMP: u8 = 1;
+pub(crate) const ICMP: u8 = 1;
 pub(crate) const ICMPV6: u8 = 58;
 
-const ESTABLISHED: CtStates = CtStates { established: true, related: true, new: false, invalid: false };
-const INVALID: CtStates = CtStates { established: false, related: false, new: false, invalid: true };
+const ESTABLISHED: CtStates = CtStates { established: true, related: true, new: false, invalid: false, untracked: false };
+const INVALID: CtStates = CtStates { established: false, related: false, new: false, invalid: true, untracked: false };
+/// What is judged by rules: what is neither of these.
+const JUDGED: CtStates = CtStates { established: false, related: false, new: true, invalid: false, untracked: true };
 
 /// The ruleset that gives every packet the verdict of the policy. It cannot fail: what the policy should not hold allows nothing.
 pub fn lower(policy: &NodePolicy) -> Ruleset {
+    lower_beyond(policy, class::FEW)
+}
+
+/// The same where so many rules stand one after another at most: every such ruleset gives the same verdicts, and small policies show it.
+pub fn lower_beyond(policy: &NodePolicy, few: usize) -> Ruleset {
     let mut ruleset = Ruleset::default();
     base_chains(&mut ruleset, policy);
     exempt::shared(&mut ruleset, policy);
@@ -42,16 +52,13 @@ pub fn lower(policy: &NodePolicy) -> Ruleset {
             members(&mut ruleset, group, family).extend(addresses.iter().filter(|address| Family::of(**address) == family));
         }
     }
-    for (group, rules) in &policy.groups {
-        group_chain(&mut ruleset, group, Direction::Ingress, &rules.ingress);
-        group_chain(&mut ruleset, group, Direction::Egress, &rules.egress);
-    }
     for (pod, endpoint) in &policy.endpoints {
         // A group whose rules are not known allows nothing (S38).
         let groups: Vec<&GroupRef> = endpoint.groups.iter().filter(|group| policy.groups.contains_key(group)).collect();
         for direction in [Direction::Ingress, Direction::Egress] {
             let exempt = exempt::hairpin(policy, endpoint, direction);
-            endpoint_chain(&mut ruleset, pod, endpoint, &groups, exempt, direction);
+            let class = class::chain(&mut ruleset, policy, &groups, direction, few);
+            endpoint_chain(&mut ruleset, pod, endpoint, class, exempt, direction);
         }
     }
     ruleset
@@ -88,15 +95,29 @@ fn dispatches(ruleset: &mut Ruleset, direction: Direction) -> [Rule; 2] {
     })
 }
 
-/// The chain that judges one endpoint: exempt, else invalid, else what its groups allow, else denied.
-fn endpoint_chain(ruleset: &mut Ruleset, pod: &PodRef, endpoint: &Endpoint, groups: &[&GroupRef], exempt: Vec<Rule>, direction: Direction) {
+/// The chain that judges one endpoint: what its groups allow, else exempt, else invalid, else denied.
+fn endpoint_chain(
+    ruleset: &mut Ruleset,
+    pod: &PodRef,
+    endpoint: &Endpoint,
+    class: Option<String>,
+    exempt: Vec<Rule>,
+    direction: Direction,
+) {
     let way = way(direction);
     let chain = name(&format!("{way}-pod"), &[&pod.namespace, &pod.name]);
-    let mut rules = vec![jump(EXEMPT.into())];
+    // Whatever allows a packet allows it; so what groups allow, which is most of it, does not pay for the tests of what is exempt.
+    let by_class = |class| Rule { matches: vec![Match::CtState(JUDGED)], ..jump(class) };
+    let mut rules: Vec<Rule> = class.map(by_class).into_iter().collect();
+    rules.push(jump(EXEMPT.into()));
     rules.extend(exempt);
     // Here and not in the base chains: never for those that are not members (S37).
     rules.push(Rule { matches: vec![Match::CtState(INVALID)], counter: Some(invalid_counter(direction).into()), action: Action::Drop });
-    rules.extend(groups.iter().map(|group| jump(name(way, &[&group.namespace, &group.name]))));
+    for group in &endpoint.groups {
+        let counter = group_denied_counter(direction, group);
+        rules.push(Rule { matches: vec![], counter: Some(counter.clone()), action: Action::Continue });
+        ruleset.counters.insert(counter);
+    }
     rules.extend(denial(endpoint.on_deny, denied_counter(direction)));
     for address in &endpoint.addresses {
         if let Some(map) = ruleset.maps.get_mut(dispatch(direction, Family::of(*address))) {
@@ -112,6 +133,17 @@ pub const fn denied_counter(direction: Direction) -> &'static str {
         Direction::Ingress => "denied-in",
         Direction::Egress => "denied-out",
     }
+}
+
+/// The name of the counter of what was denied to the members of a group in a direction. A packet counts for each group of the endpoint:
+/// none of them allowed it.
+pub fn group_denied_counter(direction: Direction, group: &GroupRef) -> String {
+    name(denied_counter(direction), &[&group.namespace, &group.name])
+}
+
+/// The name of the counter of what the rule of this id allowed. What is merged with others counts with them (see [`crate::lower`]).
+pub fn rule_counter(direction: Direction, group: &GroupRef, id: &str) -> String {
+    name(way(direction), &[&group.namespace, &group.name, id])
 }
 
 /// The name of the counter of what belonged to no connection and opened none (S37).
@@ -133,78 +165,12 @@ fn denial(on_deny: OnDeny, counter: &str) -> Vec<Rule> {
     }
 }
 
-/// The chain of one group and direction, shared by all its endpoints here.
-fn group_chain(ruleset: &mut Ruleset, group: &GroupRef, direction: Direction, rules: &BTreeSet<policy::model::Rule>) {
-    let way = way(direction);
-    let mut chain = Chain::default();
-    for rule in rules {
-        let counter = name(way, &[&group.namespace, &group.name, &rule.id]);
-        let (families, traffic) = traffic(rule.traffic);
-        for (family, peer) in peers(ruleset, &rule.peer, far_side(direction)) {
-            if families.contains(&family) {
-                let matches = traffic.iter().cloned().chain([peer]).collect();
-                chain.rules.push(accept(&counter, matches));
-            }
-        }
-        ruleset.counters.insert(counter);
-    }
-    ruleset.chains.insert(name(way, &[&group.namespace, &group.name]), chain);
-}
-
-/// The test of the far end in each family in which it can be met.
-fn peers(ruleset: &Ruleset, peer: &Peer, side: Side) -> Vec<(Family, Match)> {
-    match peer {
-        Peer::Net(net) => {
-            let net = net.trunc();
-            let family = Family::of(net.addr());
-            // Everybody of a family: no need to look at the address.
-            let anybody = net.prefix_len() == 0;
-            vec![(family, if anybody { Match::Family(family) } else { Match::InNet { side, net } })]
-        }
-        Peer::Group(group) => in_sets(ruleset, side, |family| members_name(group, family)),
-        Peer::PrefixList(list) => in_sets(ruleset, side, |family| prefixes_name(list, family)),
-    }
-}
-
-/// A peer that does not exist has no sets, and so no rule: it matches nothing (S20), and a thousand of them cost nothing.
-fn in_sets(ruleset: &Ruleset, side: Side, name: impl Fn(Family) -> String) -> Vec<(Family, Match)> {
-    FAMILIES
-        .map(|family| (family, name(family)))
-        .into_iter()
-        .filter(|(_, set)| ruleset.sets.contains_key(set) || ruleset.intervals.contains_key(set))
-        .map(|(family, set)| (family, Match::InSet { side, family, set }))
-        .collect()
-}
-
-/// The families in which this traffic exists (S16), and its tests beside the family. A peer's own test implies the family.
-fn traffic(traffic: Traffic) -> (&'static [Family], Vec<Match>) {
-    let both = FAMILIES.as_slice();
-    match traffic {
-        Traffic::All => (both, vec![]),
-        Traffic::Protocol(number) => (both, vec![Match::L4Proto(number)]),
-        Traffic::Transport(transport, None) => (both, vec![Match::L4Proto(transport.number())]),
-        Traffic::Transport(_, Some(ports)) if ports.from > ports.to => (&[], vec![]),
-        Traffic::Transport(transport, Some(ports)) => {
-            (both, vec![Match::L4Proto(transport.number()), Match::DestinationPorts { from: ports.from, to: ports.to }])
-        }
-        Traffic::Icmp { family, kind, code } => {
-            let (only, number): (&[Family], u8) = match family {
-                Family::V4 => (&[Family::V4], ICMP),
-                Family::V6 => (&[Family::V6], ICMPV6),
-            };
-            let kind = kind.map(|kind| Match::IcmpType(family, kind));
-            let code = code.map(|code| Match::IcmpCode(family, code));
-            (only, std::iter::once(Match::L4Proto(number)).chain(kind).chain(code).collect())
-        }
-    }
-}
-
 /// The elements of a group's set, which is made if it is not there.
 fn members<'a>(ruleset: &'a mut Ruleset, group: &GroupRef, family: Family) -> &'a mut BTreeSet<IpAddr> {
     &mut ruleset.sets.entry(members_name(group, family)).or_insert(Set { family, elements: BTreeSet::new() }).elements
 }
 
-fn members_name(group: &GroupRef, family: Family) -> String {
+pub(crate) fn members_name(group: &GroupRef, family: Family) -> String {
     let kind = match family {
         Family::V4 => "members4",
         Family::V6 => "members6",
@@ -217,7 +183,7 @@ fn prefixes(ruleset: &mut Ruleset, list: &PrefixListRef, family: Family, ranges:
     ruleset.intervals.insert(prefixes_name(list, family), IntervalSet { family, ranges });
 }
 
-fn prefixes_name(list: &PrefixListRef, family: Family) -> String {
+pub(crate) fn prefixes_name(list: &PrefixListRef, family: Family) -> String {
     let kind = match family {
         Family::V4 => "prefixes4",
         Family::V6 => "prefixes6",
@@ -235,7 +201,7 @@ const fn dispatch(direction: Direction, family: Family) -> &'static str {
     }
 }
 
-const fn way(direction: Direction) -> &'static str {
+pub(crate) const fn way(direction: Direction) -> &'static str {
     match direction {
         Direction::Ingress => "in",
         Direction::Egress => "out",

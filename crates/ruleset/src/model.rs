@@ -9,7 +9,7 @@ use policy::model::Family;
 /// The family-independent name of our one table (family `inet`).
 pub const TABLE: &str = "k8s-sg";
 
-/// Everything in our table. Names are unique per kind; sets, interval sets and maps are of one kind in this.
+/// Everything in our table. Names are unique per kind; sets and maps of every sort are of one kind in this.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
     /// Named counters.
@@ -20,6 +20,8 @@ pub struct Ruleset {
     pub intervals: BTreeMap<String, IntervalSet>,
     /// Verdict maps from address to chain.
     pub maps: BTreeMap<String, VerdictMap>,
+    /// Verdict maps from destination port to chain.
+    pub port_maps: BTreeMap<String, PortMap>,
     /// Chains with their rules in order.
     pub chains: BTreeMap<String, Chain>,
 }
@@ -50,6 +52,15 @@ pub struct VerdictMap {
     pub family: Family,
     /// Address to the name of the chain (`goto`).
     pub elements: BTreeMap<IpAddr, String>,
+}
+
+/// A map from a destination port to a chain that is jumped to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortMap {
+    /// Whether keys are ranges (`flags interval`); otherwise each is one port, which the kernel finds faster.
+    pub ranges: bool,
+    /// First port to last port and the name of the chain. No two overlap.
+    pub elements: BTreeMap<u16, (u16, String)>,
 }
 
 /// A chain.
@@ -156,6 +167,8 @@ pub struct CtStates {
     pub new: bool,
     /// `invalid`
     pub invalid: bool,
+    /// `untracked`: somebody has kept it from conntrack (`notrack`).
+    pub untracked: bool,
 }
 
 /// What becomes of a packet that matches.
@@ -184,6 +197,11 @@ pub enum Action {
         /// The map's name.
         map: String,
     },
+    /// `th dport vmap @map`: to the chain that the map has for the destination port and back; on to the next rule where it has none. Only
+    /// after an L4Proto that has ports.
+    PortLookup(String),
+    /// No verdict: on to the next rule. For what is only counted.
+    Continue,
 }
 
 /// A change of our table, sent as one batch: all of it or nothing.
@@ -228,6 +246,12 @@ pub enum Op {
     AddMapElements(String, BTreeMap<IpAddr, String>),
     /// Removes elements of a map; all must be there.
     DeleteMapElements(String, BTreeSet<IpAddr>),
+    /// Makes an empty port map, of ranges or of single ports. [`Op::DeleteMap`] removes it.
+    AddPortMap(String, bool),
+    /// Adds elements to a port map of the same sort; one that overlaps another is an error.
+    AddPorts(String, PortMap),
+    /// Removes elements of a port map of the same sort; all must be there.
+    DeletePorts(String, PortMap),
     /// Makes an empty chain.
     AddChain(String, Option<Base>),
     /// Removes all rules of a chain.

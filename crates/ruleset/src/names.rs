@@ -1,5 +1,6 @@
 //! Names that both the kernel and `nft` take: a letter first, then letters, digits, `/`, `_`, `.`, `-`.
 
+use policy::model::GroupRef;
 use sha2::{Digest, Sha256};
 
 /// The longest name we use, in bytes. The kernel ends at 255.
@@ -19,6 +20,20 @@ pub(crate) fn name(kind: &str, parts: &[&str]) -> String {
     let readable: String =
         plain.chars().map(|c| if matches!(c, 'a'..='z' | '0'..='9' | '.' | '-' | '/') { c } else { '-' }).take(READABLE).collect();
     format!("{readable}_{}", digest(parts))
+}
+
+/// The longest name of a class: its chains, sets and counters have names that go on behind it.
+const LONGEST_CLASS: usize = 200;
+
+/// `kind/group_group`, each group as `namespace/name`; a digest where that is too long. A digest has no slash, a group has one.
+pub(crate) fn class(kind: &str, groups: &[&GroupRef]) -> String {
+    let each = |group: &&GroupRef| name(kind, &[&group.namespace, &group.name])[kind.len() + 1..].to_string();
+    let plain = format!("{kind}/{}", groups.iter().map(each).collect::<Vec<_>>().join("_"));
+    if plain.len() <= LONGEST_CLASS {
+        return plain;
+    }
+    let parts: Vec<&str> = groups.iter().flat_map(|group| [group.namespace.as_str(), &group.name]).collect();
+    format!("{}_{}", &plain[..READABLE], digest(&parts))
 }
 
 /// Whether `nft` reads it back as one word, and it is no longer than ours may be.

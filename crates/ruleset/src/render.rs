@@ -7,7 +7,9 @@ use policy::model::Family;
 use sha2::{Digest, Sha256};
 
 use crate::names::hex;
-use crate::{Action, Base, Chain, CtStates, Hook, IntervalSet, Match, Op, Rule, Ruleset, Set, Side, TABLE, Transaction, VerdictMap};
+use crate::{
+    Action, Base, Chain, CtStates, Hook, IntervalSet, Match, Op, PortMap, Rule, Ruleset, Set, Side, TABLE, Transaction, VerdictMap,
+};
 
 impl Ruleset {
     /// SHA-256 of its text, in hex: equal rulesets have equal hashes, also in other processes and on other nodes.
@@ -29,6 +31,9 @@ impl Display for Ruleset {
             write!(f, "  set {name} {set}")?;
         }
         for (name, map) in &self.maps {
+            write!(f, "  map {name} {map}")?;
+        }
+        for (name, map) in &self.port_maps {
             write!(f, "  map {name} {map}")?;
         }
         for (name, chain) in &self.chains {
@@ -68,6 +73,19 @@ impl Display for VerdictMap {
     }
 }
 
+impl Display for PortMap {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{{\n    {}", PORT_KEY)?;
+        if self.ranges {
+            writeln!(f, "    flags interval")?;
+        }
+        if !self.elements.is_empty() {
+            writeln!(f, "    elements = {{ {} }}", List(self.elements.iter().map(PortEntry::from)))?;
+        }
+        writeln!(f, "  }}")
+    }
+}
+
 impl Display for Chain {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "{{")?;
@@ -102,10 +120,11 @@ impl Display for Rule {
         for test in &self.matches {
             write!(f, "{test} ")?;
         }
-        if let Some(counter) = &self.counter {
-            write!(f, "counter name \"{counter}\" ")?;
+        match (&self.counter, &self.action) {
+            (Some(counter), Action::Continue) => write!(f, "counter name \"{counter}\""),
+            (Some(counter), action) => write!(f, "counter name \"{counter}\" {action}"),
+            (None, action) => action.fmt(f),
         }
-        self.action.fmt(f)
     }
 }
 
@@ -138,9 +157,14 @@ impl Display for Match {
 
 impl Display for CtStates {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let states =
-            [(self.established, "established"), (self.related, "related"), (self.new, "new"), (self.invalid, "invalid")].into_iter();
-        let names: Vec<&str> = states.filter(|(has, _)| *has).map(|(_, name)| name).collect();
+        let states = [
+            (self.established, "established"),
+            (self.related, "related"),
+            (self.new, "new"),
+            (self.invalid, "invalid"),
+            (self.untracked, "untracked"),
+        ];
+        let names: Vec<&str> = states.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect();
         f.write_str(&names.join(","))
     }
 }
@@ -165,6 +189,8 @@ impl Display for Action {
             Action::Goto(chain) => write!(f, "goto {chain}"),
             Action::Return => f.write_str("return"),
             Action::Lookup { side, family, map } => write!(f, "{} {side} vmap @{map}", header(*family)),
+            Action::PortLookup(map) => write!(f, "th dport vmap @{map}"),
+            Action::Continue => f.write_str("continue"),
         }
     }
 }
@@ -202,6 +228,15 @@ impl Display for Op {
                 write!(f, "add element inet {TABLE} {name} {{ {} }}", List(elements.iter().map(Entry::from)))
             }
             Op::DeleteMapElements(name, keys) => write!(f, "delete element inet {TABLE} {name} {{ {} }}", List(keys)),
+            Op::AddPortMap(name, false) => write!(f, "add map inet {TABLE} {name} {{ {PORT_KEY}; }}"),
+            Op::AddPortMap(name, true) => write!(f, "add map inet {TABLE} {name} {{ {PORT_KEY}; flags interval; }}"),
+            Op::AddPorts(name, PortMap { elements, .. }) => {
+                write!(f, "add element inet {TABLE} {name} {{ {} }}", List(elements.iter().map(PortEntry::from)))
+            }
+            Op::DeletePorts(name, PortMap { elements, .. }) => {
+                let ports = elements.iter().map(|(from, (to, _))| Ports(*from, *to));
+                write!(f, "delete element inet {TABLE} {name} {{ {} }}", List(ports))
+            }
             Op::AddChain(name, None) => write!(f, "add chain inet {TABLE} {name}"),
             Op::AddChain(name, Some(base)) => write!(f, "add chain inet {TABLE} {name} {{ {base} }}"),
             Op::FlushChain(name) => write!(f, "flush chain inet {TABLE} {name}"),
@@ -253,6 +288,33 @@ impl<'a> From<(&'a IpAddr, &'a String)> for Entry<'a> {
 impl Display for Entry<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{} : goto {}", self.0, self.1)
+    }
+}
+
+/// Key and value of a port map.
+const PORT_KEY: &str = "type inet_service : verdict";
+
+/// One key of a port map.
+struct Ports(u16, u16);
+
+impl Display for Ports {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.0 == self.1 { self.0.fmt(f) } else { write!(f, "{}-{}", self.0, self.1) }
+    }
+}
+
+/// One element of a port map.
+struct PortEntry<'a>(Ports, &'a str);
+
+impl<'a> From<(&'a u16, &'a (u16, String))> for PortEntry<'a> {
+    fn from((from, (to, chain)): (&'a u16, &'a (u16, String))) -> Self {
+        PortEntry(Ports(*from, *to), chain)
+    }
+}
+
+impl Display for PortEntry<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} : jump {}", self.0, self.1)
     }
 }
 

@@ -59,9 +59,25 @@ fn walk(ruleset: &Ruleset, chain: &str, packet: &Packet, depth: usize) -> Option
                     return walk(ruleset, to, packet, depth + 1);
                 }
             }
+            Action::PortLookup(map) => {
+                let to = match packet.payload {
+                    Payload::Transport { destination, .. } => at_port(ruleset, map, destination),
+                    _ => None,
+                };
+                if let Some(verdict) = to.and_then(|to| walk(ruleset, to, packet, depth + 1)) {
+                    return Some(verdict);
+                }
+            }
+            Action::Continue => {}
         }
     }
     None
+}
+
+/// The chain that a map has for a port.
+fn at_port<'a>(ruleset: &'a Ruleset, map: &str, port: u16) -> Option<&'a str> {
+    let (_, (last, chain)) = ruleset.port_maps.get(map)?.elements.range(..=port).next_back()?;
+    (port <= *last).then_some(chain)
 }
 
 fn holds(ruleset: &Ruleset, test: &Match, packet: &Packet) -> bool {

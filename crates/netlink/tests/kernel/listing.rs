@@ -62,6 +62,9 @@ fn rules_read_as_people_write_them() {
         (rule(vec![], Action::Goto("b".into())), "goto b"),
         (rule(vec![], lookup(Side::Source, Family::V4, "m4")), "ip saddr vmap @m4"),
         (rule(vec![], lookup(Side::Destination, Family::V6, "m6")), "ip6 daddr vmap @m6"),
+        (rule(vec![Match::L4Proto(6)], Action::PortLookup("ports".into())), "tcp dport vmap @ports"),
+        (rule(vec![Match::L4Proto(132)], Action::PortLookup("port-ranges".into())), "sctp dport vmap @port-ranges"),
+        (counted(rule(vec![], Action::Continue)), "counter name \"c\""),
     ];
     let (rules, expected): (Vec<Rule>, Vec<&str>) = cases.into_iter().unzip();
     assert_eq!(listed(rules), expected);
@@ -72,9 +75,16 @@ fn sets_and_maps_show_addresses() {
     in_namespace(|| {
         Nftables::open().expect("a netlink socket").commit(&Transaction::replace(&frame())).expect("a legal transaction");
         let text = list();
-        for part in
-            ["type ipv4_addr\n", "type ipv6_addr\n", "type ipv4_addr : verdict", "10.0.0.1 : goto a", "2001:db8::1", "255.255.255.255"]
-        {
+        for part in [
+            "type ipv4_addr\n",
+            "type ipv6_addr\n",
+            "type ipv4_addr : verdict",
+            "10.0.0.1 : goto a",
+            "443 : jump b",
+            "81-90 : jump a",
+            "2001:db8::1",
+            "255.255.255.255",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(text.contains("type filter hook forward priority -6; policy accept;"), "{text}");
@@ -104,6 +114,9 @@ fn by_us(ruleset: &Ruleset) -> (String, Option<Ruleset>) {
 fn as_written(mut ruleset: Ruleset) -> Ruleset {
     for set in ruleset.intervals.values_mut() {
         set.ranges.retain(|_, last| next(*last).is_some());
+    }
+    for map in ruleset.port_maps.values_mut().filter(|map| map.ranges) {
+        map.elements.retain(|_, (last, _)| *last < u16::MAX);
     }
     for test in ruleset.chains.values_mut().flat_map(|chain| &mut chain.rules).flat_map(|rule| &mut rule.matches) {
         if let Match::InNet { net, .. } = test

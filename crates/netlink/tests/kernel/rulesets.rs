@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use policy::model::Family;
 use proptest::prelude::*;
-use ruleset::{Action, Base, Chain, CtStates, Hook, IntervalSet, Match, Rule, Ruleset, Set, Side, VerdictMap, merge};
+use ruleset::{Action, Base, Chain, CtStates, Hook, IntervalSet, Match, PortMap, Rule, Ruleset, Set, Side, VerdictMap, merge};
 
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 pub const SIDES: [Side; 2] = [Side::Source, Side::Destination];
@@ -31,6 +31,10 @@ pub fn frame() -> Ruleset {
         elements: texts.iter().map(|(key, chain)| (key.parse().expect("an address"), (*chain).to_owned())).collect(),
     };
     let intervals = |family, texts: &[&str]| IntervalSet { family, ranges: merge(&texts.iter().map(|text| net(text)).collect(), family) };
+    let ports = |ranges, texts: &[(u16, u16, &str)]| PortMap {
+        ranges,
+        elements: texts.iter().map(|(from, to, chain)| (*from, (*to, (*chain).to_owned()))).collect(),
+    };
     let base = |hook, priority| Chain { base: Some(Base { hook, priority }), rules: Vec::new() };
     Ruleset {
         counters: BTreeSet::from(["c".into(), "in/shop/web.v2/sgr-00f".into(), "n".repeat(255)]),
@@ -49,6 +53,12 @@ pub fn frame() -> Ruleset {
             ("m4".into(), map(Family::V4, &[("10.0.0.1", "a"), ("10.0.0.2", "b")])),
             ("m6".into(), map(Family::V6, &[("2001:db8::1", "a")])),
         ]),
+        port_maps: BTreeMap::from([
+            ("ports".into(), ports(false, &[(0, 0, "a"), (443, 443, "b"), (65535, 65535, "a")])),
+            ("port-ranges".into(), ports(true, &[(0, 79, "a"), (80, 80, "b"), (81, 90, "a"), (8000, 65535, "b")])),
+            ("some-ranges".into(), ports(true, &[(1, 1, "a"), (81, 90, "b")])),
+            ("no-ports".into(), ports(true, &[])),
+        ]),
         chains: BTreeMap::from([
             ("a".into(), Chain::default()),
             ("b".into(), Chain::default()),
@@ -60,12 +70,17 @@ pub fn frame() -> Ruleset {
     }
 }
 
+/// States as bits.
+fn states(bits: u8) -> CtStates {
+    let has = |place: u8| bits & (1 << place) != 0;
+    CtStates { established: has(0), related: has(1), new: has(2), invalid: has(3), untracked: has(4) }
+}
+
 /// Every match and every action there is, at each of their edges.
 pub fn everything() -> Ruleset {
     let mut rules = Vec::new();
-    for bits in 1..16_u8 {
-        let states = CtStates { established: bits & 1 != 0, related: bits & 2 != 0, new: bits & 4 != 0, invalid: bits & 8 != 0 };
-        rules.push(rule(vec![Match::CtState(states)], Action::Accept));
+    for bits in 1..32 {
+        rules.push(rule(vec![Match::CtState(states(bits))], Action::Accept));
     }
     for family in FAMILIES {
         let number = if family == Family::V4 { 1 } else { 58 };
@@ -108,9 +123,14 @@ pub fn everything() -> Ruleset {
         }
         let both = vec![Match::L4Proto(protocol), Match::SourcePort(67), Match::DestinationPorts { from: 68, to: 68 }];
         rules.push(rule(both, Action::Accept));
+        for map in ["ports", "port-ranges", "some-ranges", "no-ports"] {
+            rules.push(rule(vec![Match::L4Proto(protocol)], Action::PortLookup(map.into())));
+        }
     }
     rules.push(rule(vec![Match::L4Proto(6)], Action::RejectTcpReset));
-    for action in [Action::RejectAdminProhibited, Action::Jump("a".into()), Action::Goto("b".into()), Action::Return, Action::Drop] {
+    let actions =
+        [Action::RejectAdminProhibited, Action::Jump("a".into()), Action::Goto("b".into()), Action::Return, Action::Drop, Action::Continue];
+    for action in actions {
         rules.push(Rule { matches: vec![], counter: Some("in/shop/web.v2/sgr-00f".into()), action });
     }
     let mut ruleset = frame();
@@ -151,14 +171,7 @@ fn conditions() -> impl Strategy<Value = Vec<Match>> {
         (Family::V6, true) => "i6",
     };
     prop_oneof![
-        (1..16_u8).prop_map(|bits| {
-            vec![Match::CtState(CtStates {
-                established: bits & 1 != 0,
-                related: bits & 2 != 0,
-                new: bits & 4 != 0,
-                invalid: bits & 8 != 0,
-            })]
-        }),
+        (1..32_u8).prop_map(|bits| vec![Match::CtState(states(bits))]),
         family().prop_map(|family| vec![Match::Family(family)]),
         any::<u8>().prop_map(|protocol| vec![Match::L4Proto(protocol)]),
         (side(), family(), any::<bool>()).prop_map(move |(side, family, ranges)| vec![Match::InSet {
@@ -219,9 +232,20 @@ pub fn random() -> impl Strategy<Value = Ruleset> {
         let net = (address(family), 0..=8_u8).prop_map(move |(address, wider)| IpNet::new(address, top - wider).expect("a length").trunc());
         prop::collection::btree_set(net, 0..30).prop_map(move |nets| merge(&nets, family))
     };
+    // Ranges between some ports, every other of them or all: they touch.
+    let port_ranges = || {
+        (prop::collection::btree_set(any::<u16>(), 0..12), any::<bool>()).prop_map(|edges| {
+            let (edges, all): (Vec<u16>, bool) = (edges.0.into_iter().collect(), edges.1);
+            let pieces = edges.windows(2).enumerate().filter(|(place, _)| all || place % 2 == 0);
+            let piece =
+                |(place, edges): (usize, &[u16])| (edges[0], (edges[1] - 1, if place % 3 == 0 { "a".to_owned() } else { "b".to_owned() }));
+            PortMap { ranges: true, elements: pieces.map(piece).collect() }
+        })
+    };
     let parts = (elements(Family::V4), elements(Family::V6), entries(Family::V4), entries(Family::V6), rules(), rules());
-    (parts, nets(Family::V4), nets(Family::V6)).prop_map(|((s4, s6, m4, m6, forward, input), i4, i6)| {
+    (parts, nets(Family::V4), nets(Family::V6), port_ranges()).prop_map(|((s4, s6, m4, m6, forward, input), i4, i6, ports)| {
         let mut ruleset = frame();
+        ruleset.port_maps.insert("port-ranges".into(), ports);
         ruleset.sets.insert("s4".into(), Set { family: Family::V4, elements: s4 });
         ruleset.sets.insert("s6".into(), Set { family: Family::V6, elements: s6 });
         ruleset.intervals.insert("i4".into(), IntervalSet { family: Family::V4, ranges: i4 });

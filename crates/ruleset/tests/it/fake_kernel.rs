@@ -24,6 +24,7 @@ fn table() -> Ruleset {
         sets: [("set".to_string(), Set { family: V4, elements: addresses(&["10.0.0.1"]) })].into(),
         intervals: [("ranges".to_string(), ranges(&[("10.0.0.4", "10.0.0.7")]))].into(),
         maps: [("map".to_string(), VerdictMap { family: V4, elements: [(address("10.0.0.1"), "leaf".to_string())].into() })].into(),
+        port_maps: BTreeMap::new(),
         chains: [("base".to_string(), Chain { base: Some(base), rules }), ("leaf".to_string(), Chain::default())].into(),
     }
 }

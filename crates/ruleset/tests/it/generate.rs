@@ -10,7 +10,7 @@ use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use ruleset::{Action, Base, Chain, CtStates, Hook, IntervalSet, Match, Ruleset, Set, Side, VerdictMap, merge};
+use ruleset::{Action, Base, Chain, CtStates, Hook, IntervalSet, Match, PortMap, Ruleset, Set, Side, VerdictMap, merge};
 
 use crate::build::{address, addresses, icmp, ports};
 
@@ -163,7 +163,7 @@ type RawObject = (u8, Family, BTreeSet<IpAddr>, usize);
 pub fn ruleset() -> impl Strategy<Value = Ruleset> {
     let chain = (option::weighted(0.3, (prop::bool::ANY, 0..2)), vec((0..6u8, 0..6usize, prop::bool::ANY), 0..4));
     let chains = vec(option::weighted(0.8, chain), 6);
-    let objects = vec(option::weighted(0.8, (0..3u8, family(), some_addresses(), 0..6usize)), 5);
+    let objects = vec(option::weighted(0.8, (0..5u8, family(), some_addresses(), 0..6usize)), 5);
     (chains, objects, btree_set(0..3u8, 0..3)).prop_map(|(chains, objects, counters)| assemble(&chains, objects, counters))
 }
 
@@ -178,12 +178,25 @@ fn assemble(chains: &[Option<RawChain>], objects: Vec<Option<RawObject>>, counte
         let name = format!("object-{index}");
         if kind == 0 {
             made.sets.insert(name, Set { family, elements: own.collect() });
+            continue;
         } else if kind == 1 {
             let nets = own.map(|address| IpNet::new_assert(address, if family == Family::V4 { 31 } else { 127 }).trunc()).collect();
             made.intervals.insert(name, IntervalSet { family, ranges: merge(&nets, family) });
+            continue;
+        }
+        let targets: Vec<usize> = (half..chains.len()).filter(|index| regular(*index)).collect();
+        let target = |place: usize| Some(format!("chain-{}", targets.get((first + place) % targets.len().max(1))?));
+        if kind >= 3 {
+            let ranges = kind == 4;
+            // Ranges that touch and that do not, to the last port of all.
+            let element = |(place, _): (usize, _)| {
+                let from = u16::MAX - 7 * u16::try_from(place + first).ok()?;
+                let to = if ranges { from.saturating_add(6).max(from) } else { from };
+                Some((from, (if place % 2 == 0 { to } else { from }, target(place)?)))
+            };
+            made.port_maps.insert(name, PortMap { ranges, elements: own.enumerate().filter_map(element).collect() });
         } else {
-            let targets: Vec<usize> = (half..chains.len()).filter(|index| regular(*index)).collect();
-            let element = |(place, key)| Some((key, format!("chain-{}", targets.get((first + place) % targets.len().max(1))?)));
+            let element = |(place, key)| Some((key, target(place)?));
             made.maps.insert(name, VerdictMap { family, elements: own.enumerate().filter_map(element).collect() });
         }
     }
@@ -196,6 +209,7 @@ fn assemble(chains: &[Option<RawChain>], objects: Vec<Option<RawObject>>, counte
             let counter = made.counters.iter().nth(*number).cloned();
             let family = made.sets.get(&object).map(|set| set.family).or(made.intervals.get(&object).map(|set| set.family));
             let set = family.map(|family| Match::InSet { side, family, set: object.clone() });
+            let ports = index < half && made.port_maps.contains_key(&object);
             let action = match kind {
                 0 => Action::Accept,
                 1 | 2 if number + index + 1 < chains.len() && regular(number + index + 1) => {
@@ -205,11 +219,14 @@ fn assemble(chains: &[Option<RawChain>], objects: Vec<Option<RawObject>>, counte
                 3 if index < half && made.maps.contains_key(&object) => {
                     Action::Lookup { side, family: made.maps[&object].family, map: object }
                 }
+                3 if ports => Action::PortLookup(object),
+                4 if counter.is_some() => Action::Continue,
                 4 => Action::Return,
                 _ => Action::Drop,
             };
             let state = Match::CtState(CtStates { new: true, invalid: *flag, ..CtStates::default() });
-            rules.push(ruleset::Rule { matches: set.into_iter().chain([state]).collect(), counter, action });
+            let udp = matches!(action, Action::PortLookup(_)).then_some(Match::L4Proto(17));
+            rules.push(ruleset::Rule { matches: set.into_iter().chain([state]).chain(udp).collect(), counter, action });
         }
         made.chains.insert(format!("chain-{index}"), Chain { base, rules });
     }
