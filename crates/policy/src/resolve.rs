@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::index::{Cluster, Pod};
+use crate::index::Cluster;
 use crate::model::{GroupRef, NodeName, PodRef};
 use crate::problem::{AttachmentRef, ObjectRef, Problem};
 
@@ -97,19 +97,15 @@ fn default_group(cluster: &Cluster, pod: &PodRef) -> Option<GroupRef> {
 
 /// S8: the newest pod that is not finished owns an address; among pods of one second, the one with the greater UID.
 fn owners(cluster: &Cluster) -> BTreeMap<IpAddr, &PodRef> {
-    fn rank(pod: &Pod) -> (i64, &str) {
-        (pod.created, pod.uid.as_str())
-    }
-    let mut owners: BTreeMap<IpAddr, (&PodRef, &Pod)> = BTreeMap::new();
+    let mut owners = BTreeMap::new();
     for (name, pod) in cluster.pods.iter().filter(|(_, pod)| !pod.finished && !pod.host_network) {
         for &address in &pod.addresses {
-            let owner = owners.entry(address).or_insert((name, pod));
-            if rank(pod) > rank(owner.1) {
-                *owner = (name, pod);
-            }
+            let rank = (pod.created, pod.uid.as_str(), name);
+            let owner = owners.entry(address).or_insert(rank);
+            *owner = rank.max(*owner);
         }
     }
-    owners.into_iter().map(|(address, (name, _))| (address, name)).collect()
+    owners.into_iter().map(|(address, (_, _, name))| (address, name)).collect()
 }
 
 fn missing_groups(cluster: &Cluster) -> Vec<Problem> {
