@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::facts::{attachment, cluster, default_group, group, group_ref, node, pod, pod_ref, pod_with, raw_attachment, slice};
 use policy::index::{Changed, Key, Kind, Object};
+use policy::model::NodeName;
 use policy::{Cluster, compile, resolve};
 use serde_json::json;
 
@@ -48,6 +49,9 @@ fn s3_a_default_group_that_does_not_exist_closes() {
     let cluster = cluster([default_group("nobody"), pod("p", "n1", "web", &["10.0.0.1"])]);
     assert_eq!(groups_of(&cluster, "p"), Some(vec![]));
     assert_eq!(resolve(&cluster).problems[0].reason, "GroupNotFound");
+    // A node with a pod of the namespace says so, and no other.
+    let said_by = |node: &str| compile(&cluster, &resolve(&cluster), &NodeName(node.into())).problems.len();
+    assert_eq!((said_by("n1"), said_by("n2")), (1, 0));
 }
 
 #[test]
@@ -155,6 +159,23 @@ fn s17_members_elsewhere_come_from_slices_and_those_here_from_the_node_itself() 
     let compiled = compile(&cluster, &resolve(&cluster), &node());
     assert_eq!(compiled.policy.members[&group_ref("db")], addresses(&["10.1.0.1", "10.0.0.2"]));
     assert!(compiled.awaited.is_empty());
+}
+
+#[test]
+fn s17_a_slice_is_believed_of_every_address_that_no_running_pod_of_this_node_has() {
+    let told = ["10.0.0.2", "10.0.0.3", "10.1.0.1"];
+    let cluster = cluster([
+        group("web", names_db()),
+        group("db", json!({})),
+        attachment("a", "web", &["web"]),
+        pod("w", "n1", "web", &["10.0.0.1"]),
+        // S8: finished here, its address may be a member's elsewhere by now. S9: the address of a hostNetwork pod is its node's.
+        pod_with("done", "n1", "other", &["10.0.0.2"], json!({}), json!({"phase": "Succeeded"})),
+        pod_with("host", "n1", "other", &["10.0.0.3"], json!({"hostNetwork": true}), json!({"phase": "Running"})),
+        pod("far", "n2", "other", &["10.1.0.1"]),
+        slice("s", "db", true, &told),
+    ]);
+    assert_eq!(compile(&cluster, &resolve(&cluster), &node()).policy.members[&group_ref("db")], addresses(&told));
 }
 
 #[test]
