@@ -61,6 +61,13 @@ fn exemptions_switched() {
     insta::assert_snapshot!(lower(&policy));
 }
 
+/// S38: what the policy should not hold allows nothing, and the kernel is not asked for what it would refuse.
+#[test]
+fn s38_a_range_of_no_port_is_no_rule() {
+    let policy = NodePolicy::default().group("shop/web", &[rule("01", ports(Transport::Tcp, 81, 80), "0.0.0.0/0")], &[]);
+    assert!(lower(&policy).chains["in/shop/web"].rules.is_empty());
+}
+
 #[test]
 fn from_nothing() {
     insta::assert_snapshot!(Transaction::replace(&lower(&NodePolicy::default().pod("shop/web-0", &["10.2.0.2"], &[]))));
