@@ -1,7 +1,7 @@
 //! Named scenarios as nft text.
 
 use policy::model::*;
-use ruleset::{Ruleset, Transaction, diff, lower};
+use ruleset::{Ruleset, Transaction, diff, lower, lower_beyond};
 
 use crate::build::*;
 
@@ -64,8 +64,43 @@ fn exemptions_switched() {
 /// S38: what the policy should not hold allows nothing, and the kernel is not asked for what it would refuse.
 #[test]
 fn s38_a_range_of_no_port_is_no_rule() {
-    let policy = NodePolicy::default().group("shop/web", &[rule("01", ports(Transport::Tcp, 81, 80), "0.0.0.0/0")], &[]);
-    assert!(lower(&policy).chains["in/shop/web"].rules.is_empty());
+    let policy = NodePolicy::default().group("shop/web", &[rule("01", ports(Transport::Tcp, 81, 80), "0.0.0.0/0")], &[]).pod(
+        "shop/web-0",
+        &["10.2.0.2"],
+        &["shop/web"],
+    );
+    for few in [0, 1] {
+        assert!(lower_beyond(&policy, few).chains["in/shop/web"].rules.is_empty());
+    }
+}
+
+/// Ports one by one and in ranges that overlap, touch and repeat, more peers than are looked at one by one, and what has no ports.
+#[test]
+fn many_rules() {
+    let mut ingress = vec![
+        rule("01", tcp(443), "0.0.0.0/0"),
+        rule("02", tcp(443), "shop/lb"),
+        rule("03", ports(Transport::Tcp, 8000, 8100), "shop/lb"),
+        rule("04", ports(Transport::Tcp, 8050, 8200), "pl/shop/offices"),
+        rule("05", ports(Transport::Tcp, 8101, 8200), "192.0.2.0/24"),
+        rule("06", ports(Transport::Tcp, 65000, 65535), "2001:db8::/32"),
+        rule("07", Traffic::Transport(Transport::Tcp, None), "10.9.9.9/32"),
+        rule("08", icmp(Family::V4, Some(8), None), "0.0.0.0/0"),
+        rule("09", Traffic::All, "shop/web"),
+    ];
+    ingress.extend((0..9).map(|n| rule(&format!("1{n}"), tcp(5432), &format!("10.{n}.0.0/15"))));
+    ingress.extend((0..9).map(|n| rule(&format!("2{n}"), ports(Transport::Udp, 53, 53), &format!("peers/g{n}"))));
+    let mut policy = NodePolicy::default()
+        .group("shop/web", &ingress, &[])
+        .group("shop/ops", &[rule("31", tcp(443), "shop/lb")], &[])
+        .pod("shop/web-0", &["10.2.0.2"], &["shop/web", "shop/ops"])
+        .members("shop/lb", &["10.2.0.9"])
+        .members("shop/web", &["10.2.0.2"])
+        .prefix_list("shop/offices", &["198.51.100.0/24"]);
+    for n in 0..9 {
+        policy = policy.members(&format!("peers/g{n}"), &[&format!("10.3.{n}.1"), "10.3.9.9", "fd00::9"]);
+    }
+    insta::assert_snapshot!(lower(&policy));
 }
 
 #[test]
