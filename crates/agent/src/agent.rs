@@ -1,12 +1,13 @@
 //! The loop: one task owns the facts, no locks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::NodeReportStatus;
 use k8s_openapi::jiff::Timestamp;
 use policy::index::Changed;
+use policy::model::{GroupRef, GroupRules};
 use runtime::health::Readiness;
 use runtime::patch::now;
 use runtime::shutdown::CancellationToken;
@@ -46,6 +47,8 @@ pub struct Agent {
     pub readiness: Readiness,
     /// Counts.
     pub metrics: Metrics,
+    /// The rules in force.
+    pub rules: BTreeMap<GroupRef, GroupRules>,
     /// A first sync has succeeded.
     pub synced: bool,
 }
@@ -68,7 +71,11 @@ impl Agent {
                     }
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.sync(&mut pace).await?,
-                _ = count.tick(), if self.synced => self.metrics.counted(&self.kernel.counters().await?),
+                _ = count.tick(), if self.synced => {
+                    let counters = self.kernel.counters().await?;
+                    self.metrics.counted(&counters);
+                    self.metrics.counted_of(&counters, &self.rules);
+                }
                 () = shutdown.cancelled() => return Ok(()),
             }
         }
@@ -106,6 +113,7 @@ impl Agent {
         let status = match outcome {
             Ok(committed) => {
                 let plan = committed.value();
+                self.rules.clone_from(&plan.rules);
                 if let Some(took) = took {
                     self.metrics.programming_seconds.observe(took.as_secs_f64());
                 }

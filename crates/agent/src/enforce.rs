@@ -59,6 +59,8 @@ pub struct Enforcement<K> {
     unreadable: u32,
     /// Someone else has changed the table since the last commit.
     foreign: bool,
+    /// What counters had counted when they were last read: what goes on in a table that is made anew.
+    counted: BTreeMap<String, Counter>,
 }
 
 /// A table that cannot be read is replaced after so many tries: on a node that has just booted nothing else would guard its pods.
@@ -78,7 +80,7 @@ enum Held {
 impl<K: Kernel> Enforcement<K> {
     /// Takes over whatever the kernel holds.
     pub fn new(kernel: K) -> Enforcement<K> {
-        Enforcement { kernel, held: Held::Unread, stands: None, last_commit: None, unreadable: 0, foreign: false }
+        Enforcement { kernel, held: Held::Unread, stands: None, last_commit: None, unreadable: 0, foreign: false, counted: BTreeMap::new() }
     }
 
     /// Puts a plan in force.
@@ -91,6 +93,7 @@ impl<K: Kernel> Enforcement<K> {
             Held::Table(table, _) => diff(table, &plan.ruleset),
             Held::Unread | Held::Unknown => Transaction::replace(&plan.ruleset),
         };
+        let transaction = if transaction.replaces() { self.keeping(transaction) } else { transaction };
         let ops = transaction.ops.len();
         let hash = match &self.held {
             Held::Table(_, hash) if transaction.is_empty() => hash.clone(),
@@ -128,6 +131,13 @@ impl<K: Kernel> Enforcement<K> {
         }
     }
 
+    /// Counters go on where the table is made anew: by the kernel's word, or where the table is gone by what was last read.
+    fn keeping(&mut self, transaction: Transaction) -> Transaction {
+        // Counts are for people: rules do not wait for them.
+        let _ = self.counters();
+        transaction.keeping(&self.counted)
+    }
+
     fn failure(&self, error: &dyn Error) -> Failure {
         Failure { message: with_causes(error), stands: self.stands.clone() }
     }
@@ -154,7 +164,17 @@ impl<K: Kernel> Enforcement<K> {
 
     /// What the table's counters have counted.
     pub fn counters(&mut self) -> Result<BTreeMap<String, Counter>, K::Error> {
-        self.kernel.counters()
+        let counters = self.kernel.counters()?;
+        if counters.is_empty() {
+            return Ok(counters);
+        }
+        // A hand that sets counters back does not set ours back.
+        let most = |(name, counter): (String, Counter)| {
+            let counter = self.counted.get(&name).map_or(counter, |before| counter.max(*before));
+            (name, counter)
+        };
+        self.counted = counters.into_iter().map(most).collect();
+        Ok(self.counted.clone())
     }
 
     /// The kernel, past the enforcement.

@@ -154,7 +154,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let reporter = tokio::spawn(reporter.run(wanted));
 
     let (facts, watches) = (Facts::new(node, exempt), Arc::new(watches));
-    let agent = Agent { facts, watches, messages, kernel, report, reports, readiness, metrics, synced: false };
+    let agent = Agent { facts, watches, messages, kernel, report, reports, readiness, metrics, rules: Default::default(), synced: false };
     tokio::select! {
         ended = agent.run(shutdown) => ended?,
         // Without it the status would speak of the past for ever: better to be started again.

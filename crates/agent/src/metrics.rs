@@ -1,14 +1,14 @@
 //! What can be counted of the loop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
-use policy::model::{Direction, Exemption};
+use policy::model::{Direction, Exemption, GroupRef, GroupRules};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use ruleset::{denied_counter, exemption_counter, invalid_counter};
+use ruleset::{denied_counter, exemption_counter, group_denied_counter, invalid_counter, rule_counter};
 use runtime::health::Registry;
 
 /// Metrics of the loop.
@@ -36,9 +36,20 @@ pub struct Metrics {
     denied: Family<Labels, Counter>,
     /// What belonged to no connection and opened none (S37).
     invalid: Family<Labels, Counter>,
+    /// New connections that each (rule, peer) allowed.
+    allowed_by_rule: Family<Labels, Counter>,
+    /// What none of an endpoint's groups allowed, for each of them.
+    denied_by_group: Family<Labels, Counter>,
+    /// Rules that are not among the series, because they are too many.
+    uncounted: Gauge,
+    /// The series of rules and groups that there are.
+    shown: BTreeSet<Labels>,
     /// Bridges over which guarded pods get packets that meet no rule.
     pub bridges_escaping: Gauge,
 }
+
+/// Rules that have series of their own at most: a scrape of all nodes must stay small, whatever is written in all namespaces.
+const RULES: usize = 5_000;
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -57,6 +68,10 @@ impl Metrics {
             exempted: Family::default(),
             denied: Family::default(),
             invalid: Family::default(),
+            allowed_by_rule: Family::default(),
+            denied_by_group: Family::default(),
+            uncounted: Gauge::default(),
+            shown: BTreeSet::new(),
             bridges_escaping: Gauge::default(),
         };
         registry.register(
@@ -79,6 +94,18 @@ impl Metrics {
             metrics.invalid.clone(),
         );
         registry.register(
+            "rule_allowed_packets",
+            "First packets of connections that a rule and peer allowed, by group, direction and the rule's id (sgr-); ICMP and UDP without an \
+             answer count each packet. Rules of many peers on one port are merged and not counted here",
+            metrics.allowed_by_rule.clone(),
+        );
+        registry.register(
+            "group_denied_packets",
+            "Packets to or from members of a group that none of the pod's groups allowed, by direction",
+            metrics.denied_by_group.clone(),
+        );
+        registry.register("rules_without_series", "Rules beyond the 5,000 that have series here", metrics.uncounted.clone());
+        registry.register(
             "bridges_escaping",
             "Linux bridges over which guarded pods of this node get packets that meet no rule",
             metrics.bridges_escaping.clone(),
@@ -88,7 +115,7 @@ impl Metrics {
         metrics
     }
 
-    /// Takes over what the kernel has counted. A table that is made anew counts from zero, which Prometheus knows to read.
+    /// Takes over what the kernel has counted. A table that is gone counts from zero, which Prometheus knows to read.
     pub fn counted(&self, counters: &BTreeMap<String, ruleset::Counter>) {
         let take = |family: &Family<Labels, Counter>, label: &'static str, value: String, counter: &str| {
             let metric = family.get_or_create_owned(&vec![(label, value)]);
@@ -103,5 +130,38 @@ impl Metrics {
             take(&self.denied, "direction", direction.to_string(), denied_counter(direction));
             take(&self.invalid, "direction", direction.to_string(), invalid_counter(direction));
         }
+    }
+
+    /// The same of the rules in force, and of the groups that they are of. What is not in force any more has no series.
+    pub fn counted_of(&mut self, counters: &BTreeMap<String, ruleset::Counter>, groups: &BTreeMap<GroupRef, GroupRules>) {
+        let mut shown = BTreeSet::new();
+        let labels = |group: &GroupRef, direction: Direction| {
+            vec![("namespace", group.namespace.clone()), ("group", group.name.clone()), ("direction", direction.to_string())]
+        };
+        let mut take = |family: &Family<Labels, Counter>, labels: Labels, counter: &str| {
+            let packets = counters.get(counter).map_or(0, |counted| counted.packets);
+            family.get_or_create_owned(&labels).inner().store(packets, Ordering::Relaxed);
+            shown.insert(labels);
+        };
+        let mut left = RULES;
+        let mut uncounted = 0;
+        for (group, rules) in groups {
+            for (direction, rules) in [(Direction::Ingress, &rules.ingress), (Direction::Egress, &rules.egress)] {
+                take(&self.denied_by_group, labels(group, direction), &group_denied_counter(direction, group));
+                for rule in rules.iter().take(left) {
+                    let mut labels = labels(group, direction);
+                    labels.push(("rule", rule.id.clone()));
+                    take(&self.allowed_by_rule, labels, &rule_counter(direction, group, &rule.id));
+                }
+                uncounted += rules.len().saturating_sub(left);
+                left = left.saturating_sub(rules.len());
+            }
+        }
+        for gone in self.shown.difference(&shown) {
+            self.allowed_by_rule.remove(gone);
+            self.denied_by_group.remove(gone);
+        }
+        self.shown = shown;
+        self.uncounted.set(i64::try_from(uncounted).unwrap_or(i64::MAX));
     }
 }

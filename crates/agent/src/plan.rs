@@ -13,6 +13,8 @@ use ruleset::{Ruleset, exemption_counter, lower};
 pub struct Plan {
     /// The table.
     pub ruleset: Ruleset,
+    /// The rules of the groups that have a say here, each of which has its counters in the table.
+    pub rules: BTreeMap<GroupRef, GroupRules>,
     /// The groups with an endpoint here.
     pub groups: Vec<AppliedGroup>,
     /// Those of them that are not in force as written yet, because a group that they name has not been seen as a whole.
@@ -48,6 +50,7 @@ pub fn plan(cluster: &Cluster, node: &NodeName, exempt: &BTreeSet<Exemption>) ->
         named: compiled.named.values().cloned().collect(),
         endpoints: compiled.policy.endpoints.len(),
         addresses: compiled.policy.endpoints.values().flat_map(|endpoint| &endpoint.addresses).copied().collect(),
+        rules: compiled.policy.groups,
     }
 }
 

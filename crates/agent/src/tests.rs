@@ -20,6 +20,7 @@ use crate::report::Report;
 use crate::slices::Epoch;
 
 mod bridging;
+mod counting;
 mod enforcement;
 mod membership;
 mod pacing;

@@ -56,8 +56,14 @@ fn step(table: &CStr, op: &Op, push: &mut impl FnMut(i32, i32, Body)) -> Result<
     match op {
         Op::AddTable => push(libc::NFT_MSG_NEWTABLE, ADD, table_body(table)),
         Op::DeleteTable => push(libc::NFT_MSG_DELTABLE, DELETE, table_body(table)),
-        Op::AddCounter(counter) => push(libc::NFT_MSG_NEWOBJ, MAKE, counter_body(table, counter)?),
-        Op::DeleteCounter(counter) => push(libc::NFT_MSG_DELOBJ, DELETE, counter_body(table, counter)?),
+        Op::AddCounter(counter) => push(libc::NFT_MSG_NEWOBJ, MAKE, Body::Object(counter_of(table, counter)?)),
+        Op::ContinueCounter(counter, counted) => {
+            let mut raw = counter_of(table, counter)?;
+            raw.set_long(Object::PACKETS, counted.packets);
+            raw.set_long(Object::BYTES, counted.bytes);
+            push(libc::NFT_MSG_NEWOBJ, MAKE, Body::Object(raw));
+        }
+        Op::DeleteCounter(counter) => push(libc::NFT_MSG_DELOBJ, DELETE, Body::Object(counter_of(table, counter)?)),
         Op::AddSet(set, family) => push(libc::NFT_MSG_NEWSET, MAKE, Body::Set(new_set(table, set, key_type(*family))?)),
         Op::AddMap(map, family) => push(libc::NFT_MSG_NEWSET, MAKE, Body::Set(new_map(table, map, key_type(*family), 0)?)),
         Op::AddPortMap(map, ranges) => {
@@ -123,12 +129,12 @@ fn table_body(table: &CStr) -> Body {
     Body::Table(raw)
 }
 
-fn counter_body(table: &CStr, counter: &str) -> Result<Body, Malformed> {
+fn counter_of(table: &CStr, counter: &str) -> Result<Object, Malformed> {
     let mut raw = Object::new();
     raw.set_text(Object::TABLE, table);
     raw.set_text(Object::NAME, &name(counter)?);
     raw.set_number(Object::TYPE, OBJECT_COUNTER);
-    Ok(Body::Object(raw))
+    Ok(raw)
 }
 
 fn named_set(table: &CStr, set: &str) -> Result<Set, Malformed> {

@@ -250,6 +250,15 @@ impl Object {
     }
 }
 
+impl Object {
+    /// Sets a number of a counter; the object must have been made one by its type.
+    pub(crate) fn set_long(&mut self, attribute: Attribute<Object, Long>, value: u64) {
+        // SAFETY: the object is ours; libnftnl asks the type for its own setter, which copies a uint64_t (the attribute's type says so), and
+        // does nothing where there is none.
+        unsafe { sys::nftnl_obj_set_u64(self.0.as_ptr(), attribute.number, value) }
+    }
+}
+
 impl Rule {
     /// Appends an expression; false where the linked library does not know it.
     pub(crate) fn push(&mut self, expression: &Expression) -> bool {

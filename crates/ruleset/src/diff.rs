@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use policy::model::Family;
 
-use crate::{Chain, Op, PortMap, Rule, Ruleset, Transaction};
+use crate::lower::SCHEMA;
+use crate::{Chain, Counter, Op, PortMap, Rule, Ruleset, Transaction};
 
 /// What leads from one ruleset to the other; empty when they are equal. `from` must be what the table holds.
 pub fn diff(from: &Ruleset, to: &Ruleset) -> Transaction {
@@ -28,6 +29,24 @@ impl Transaction {
         Transaction { ops }
     }
 
+    /// The same, but counters that it makes anew go on from what their namesakes have counted, where that is known. Packets that are counted
+    /// between that reading and the commit are lost to the count, not to anybody else.
+    pub fn keeping(mut self, counted: &BTreeMap<String, Counter>) -> Transaction {
+        for op in &mut self.ops {
+            if let Op::AddCounter(name) = op
+                && let Some(counter) = counted.get(name).filter(|counter| **counter != Counter::default())
+            {
+                *op = Op::ContinueCounter(std::mem::take(name), *counter);
+            }
+        }
+        self
+    }
+
+    /// Whether it makes the whole table anew.
+    pub fn replaces(&self) -> bool {
+        self.ops.contains(&Op::DeleteTable)
+    }
+
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
@@ -37,6 +56,10 @@ impl Transaction {
 /// Whether a name stands for something else than before: hook and priority of a chain, the family of a set and its kind cannot be changed
 /// in place. It happens between versions of this program, not between policies.
 fn redefines(from: &Ruleset, to: &Ruleset) -> bool {
+    // Another version's layout: nothing of it is worth keeping step by step.
+    if !from.chains.is_empty() && !from.chains.contains_key(SCHEMA) && to.chains.contains_key(SCHEMA) {
+        return true;
+    }
     let chain = |(name, chain): (&String, &Chain)| to.chains.get(name).is_some_and(|new| new.base != chain.base);
     from.chains.iter().any(chain) || set_kinds(from).any(|(name, old)| SetKind::of(to, name).is_some_and(|new| new != old))
 }

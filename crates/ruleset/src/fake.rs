@@ -20,6 +20,8 @@ pub(crate) const JUMP_STACK: usize = 16;
 #[derive(Clone, Debug, Default)]
 pub struct FakeKernel {
     table: Option<Ruleset>,
+    /// What counters have counted; those that are not here have counted nothing, for no packet ever comes by.
+    counted: BTreeMap<String, Counter>,
     commits: usize,
 }
 
@@ -31,7 +33,7 @@ impl FakeKernel {
 
     /// One that holds this table already, as after a restart of the program (S41).
     pub fn with(table: Ruleset) -> FakeKernel {
-        FakeKernel { table: Some(table), commits: 0 }
+        FakeKernel { table: Some(table), ..FakeKernel::default() }
     }
 
     /// The table it holds.
@@ -53,22 +55,28 @@ impl Kernel for FakeKernel {
     }
 
     fn commit(&mut self, transaction: &Transaction) -> Result<(), Refused> {
-        let mut table = self.table.clone();
+        let (mut table, mut counted) = (self.table.clone(), self.counted.clone());
         for (step, op) in transaction.ops.iter().enumerate() {
             apply(&mut table, op).map_err(|reason| Refused { step: Some(step), reason })?;
+            match op {
+                Op::DeleteTable => counted.clear(),
+                Op::ContinueCounter(name, counter) => drop(counted.insert(name.clone(), *counter)),
+                Op::DeleteCounter(name) => drop(counted.remove(name)),
+                _ => {}
+            }
         }
         if let Some(table) = &table {
             check_walks(table).map_err(|reason| Refused { step: None, reason })?;
         }
         self.table = table;
+        self.counted = counted;
         self.commits += 1;
         Ok(())
     }
 
-    /// No packet ever comes by.
     fn counters(&mut self) -> Result<BTreeMap<String, Counter>, Refused> {
         let names = self.table.iter().flat_map(|table| &table.counters);
-        Ok(names.map(|name| (name.clone(), Counter::default())).collect())
+        Ok(names.map(|name| (name.clone(), self.counted.get(name).copied().unwrap_or_default())).collect())
     }
 }
 
@@ -177,7 +185,7 @@ fn apply(slot: &mut Option<Ruleset>, op: &Op) -> Result<(), Reason> {
     let table = slot.as_mut().ok_or(Reason::NoTable)?;
     match op {
         Op::AddTable | Op::DeleteTable => {}
-        Op::AddCounter(name) => {
+        Op::AddCounter(name) | Op::ContinueCounter(name, _) => {
             vacant(table.counters.contains(name), Kind::Counter, name)?;
             table.counters.insert(name.clone());
         }

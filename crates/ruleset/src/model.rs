@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use policy::model::Family;
 
+use crate::Counter;
+
 /// The family-independent name of our one table (family `inet`).
 pub const TABLE: &str = "k8s-sg";
 
@@ -220,6 +222,8 @@ pub enum Op {
     DeleteTable,
     /// Makes a counter.
     AddCounter(String),
+    /// Makes a counter that goes on from what one of its name had counted.
+    ContinueCounter(String, Counter),
     /// Removes a counter that nobody uses.
     DeleteCounter(String),
     /// Makes an empty set.

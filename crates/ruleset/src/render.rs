@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::names::hex;
 use crate::{
-    Action, Base, Chain, CtStates, Hook, IntervalSet, Match, Op, PortMap, Rule, Ruleset, Set, Side, TABLE, Transaction, VerdictMap,
+    Action, Base, Chain, Counter, CtStates, Hook, IntervalSet, Match, Op, PortMap, Rule, Ruleset, Set, Side, TABLE, Transaction, VerdictMap,
 };
 
 impl Ruleset {
@@ -207,6 +207,9 @@ impl Display for Op {
             Op::AddTable => write!(f, "add table inet {TABLE}"),
             Op::DeleteTable => write!(f, "delete table inet {TABLE}"),
             Op::AddCounter(name) => write!(f, "add counter inet {TABLE} {name}"),
+            Op::ContinueCounter(name, Counter { packets, bytes }) => {
+                write!(f, "add counter inet {TABLE} {name} {{ packets {packets} bytes {bytes} }}")
+            }
             Op::DeleteCounter(name) => write!(f, "delete counter inet {TABLE} {name}"),
             Op::AddSet(name, family) => write!(f, "add set inet {TABLE} {name} {{ type {}; }}", key_type(*family)),
             Op::DeleteSet(name) => write!(f, "delete set inet {TABLE} {name}"),

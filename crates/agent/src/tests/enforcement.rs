@@ -205,6 +205,27 @@ fn a_table_that_someone_else_has_changed_is_found_and_replaced() {
     }
 }
 
+#[test]
+fn counters_go_on_whatever_becomes_of_the_table() {
+    let mut node = Node::with(&shop(), &[]);
+    let (name, counted) = ("denied-in".to_string(), ruleset::Counter { packets: 7, bytes: 700 });
+    let count = |node: &mut Node, to: ruleset::Counter| {
+        let ops = vec![Op::DeleteTable, Op::AddTable, Op::ContinueCounter("denied-in".into(), to)];
+        node.enforcement.kernel().inner.commit(&Transaction { ops }).unwrap();
+    };
+    count(&mut node, counted);
+    assert_eq!(node.enforcement.counters().unwrap()[&name], counted);
+
+    // Somebody has made the table anew, or taken it away.
+    for foreign in [vec![], vec![Op::DeleteTable, Op::AddTable], vec![Op::DeleteTable]] {
+        node.enforcement.kernel().inner.commit(&Transaction { ops: foreign }).unwrap();
+        assert!(node.enforcement.recheck().unwrap());
+        node.synced();
+        assert_eq!(node.enforcement.counters().unwrap()[&name], counted);
+        count(&mut node, ruleset::Counter::default());
+    }
+}
+
 /// What is reported after a sync that failed.
 fn reported_after_failure(node: &mut Node) -> NodeReportStatus {
     assert!(node.sync().expect("all lists are in").is_err());

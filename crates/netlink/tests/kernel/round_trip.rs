@@ -147,6 +147,12 @@ fn counters_count_and_outlive_their_rules() {
         assert_eq!(kernel.counters().expect("a listing"), counted);
         // What was counted is no part of the ruleset.
         assert_eq!(kernel.load().expect("a listing"), Some(frame()));
+
+        // Counters of a table that is made anew go on, and those that nobody speaks of begin.
+        let some =
+            counted.iter().filter(|(name, _)| *name != "in/shop/web.v2/sgr-00f").map(|(name, counter)| (name.clone(), *counter)).collect();
+        kernel.commit(&Transaction::replace(&frame()).keeping(&some)).expect("a legal transaction");
+        assert_eq!(kernel.counters().expect("a listing"), counted);
     });
 }
 
