@@ -39,6 +39,8 @@ pub struct Agent {
     pub messages: mpsc::Receiver<Message>,
     /// The kernel's side.
     pub kernel: KernelThread,
+    /// Says that somebody else has touched the table.
+    pub foreign: mpsc::Receiver<()>,
     /// What is said of what is in force.
     pub report: Report,
     /// To the reporter.
@@ -70,6 +72,7 @@ impl Agent {
                         self.take(message, &mut pace);
                     }
                 }
+                Some(()) = self.foreign.recv() => pace.suspect(Instant::now()),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.sync(&mut pace).await?,
                 _ = count.tick(), if self.synced => {
                     let counters = self.kernel.counters().await?;

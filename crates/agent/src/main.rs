@@ -37,11 +37,12 @@ use std::sync::Arc;
 use ::agent::{enforce, plan};
 use anyhow::Context;
 use clap::Parser;
+use netlink::{Changes, Nftables};
 use policy::model::{Exemption, NodeName};
 use runtime::health::{Readiness, Registry};
 use runtime::watch::Watches;
 use runtime::{client, health, logs, shutdown};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::agent::Agent;
 use crate::bridge::Bridges;
@@ -126,7 +127,13 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let shutdown = shutdown::on_signal()?;
     require_net_admin()?;
     let set = options.set_bridge_netfilter;
-    let kernel = KernelThread::start(netlink::Nftables::open, move || Bridges::open(set)).await?;
+    let (touched, foreign) = mpsc::channel(1);
+    let open = || {
+        let kernel = Nftables::open()?;
+        tell_of(kernel.changes()?, touched)?;
+        Ok(kernel)
+    };
+    let kernel = KernelThread::start(open, move || Bridges::open(set)).await?;
 
     let readiness = Readiness::default();
     let mut registry = Registry::with_prefix("securitygroups_agent");
@@ -154,7 +161,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let reporter = tokio::spawn(reporter.run(wanted));
 
     let (facts, watches) = (Facts::new(node, exempt), Arc::new(watches));
-    let agent = Agent { facts, watches, messages, kernel, report, reports, readiness, metrics, rules: Default::default(), synced: false };
+    let agent =
+        Agent { facts, watches, messages, kernel, foreign, report, reports, readiness, metrics, rules: Default::default(), synced: false };
     tokio::select! {
         ended = agent.run(shutdown) => ended?,
         // Without it the status would speak of the past for ever: better to be started again.
@@ -162,6 +170,23 @@ async fn run(options: Options) -> anyhow::Result<()> {
     }
     tracing::info!("ended; the rules stay in force");
     Ok(())
+}
+
+/// Passes on that somebody else has touched the table; once for many touches that nobody has looked at yet.
+fn tell_of(mut changes: Changes, touched: mpsc::Sender<()>) -> Result<(), netlink::Error> {
+    let listen = move || {
+        let failed = loop {
+            if let Err(error) = changes.wait() {
+                break error;
+            }
+            match touched.try_send(()) {
+                Err(mpsc::error::TrySendError::Closed(())) => return,
+                Ok(()) | Err(mpsc::error::TrySendError::Full(())) => {}
+            }
+        };
+        tracing::error!(error = %failed, "cannot hear any more who touches the table; it is read again every minute");
+    };
+    std::thread::Builder::new().name("changes".into()).spawn(listen).map_err(netlink::Error::Open).map(drop)
 }
 
 /// nftables answers to a process without it with a bare "operation not permitted", and only at the first commit.

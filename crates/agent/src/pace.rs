@@ -15,6 +15,8 @@ const CHANGE_WAITS: Duration = Duration::from_secs(1);
 
 /// The table is read again this often, however much changes meanwhile: someone else may have touched it.
 pub const RECHECK: Duration = Duration::from_secs(60);
+/// Where the kernel says that someone has, it is read again at once, but not more often than this: they may go on.
+pub const SUSPICION: Duration = Duration::from_millis(250);
 
 /// Whether and when to sync.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +25,7 @@ pub struct Pace {
     since: Option<Instant>,
     synced_at: Option<Instant>,
     checked_at: Option<Instant>,
+    suspected_at: Option<Instant>,
     failures: u32,
 }
 
@@ -32,6 +35,11 @@ impl Pace {
         self.changed_at.get_or_insert(now);
         let since = now.checked_sub(age).unwrap_or(now);
         self.since = Some(self.since.map_or(since, |first| first.min(since)));
+    }
+
+    /// Someone else has touched the table.
+    pub fn suspect(&mut self, now: Instant) {
+        self.suspected_at.get_or_insert(now);
     }
 
     /// When to sync; none: there is nothing to do before the first change.
@@ -45,12 +53,17 @@ impl Pace {
             0 => self.checked_at.map(|checked| checked + RECHECK),
             failures => self.synced_at.map(|synced| synced + retry_after(failures)),
         };
-        change.into_iter().chain(again).min()
+        let suspicion = self.suspected_at.map(|at| self.checked_at.map_or(at, |checked| at.max(checked + SUSPICION)));
+        change.into_iter().chain(again).chain(suspicion).min()
     }
 
     /// A sync begins; whether the table is to be read again first. The first sync reads it anyway.
     pub fn begin(&mut self, now: Instant) -> bool {
-        let recheck = self.checked_at.is_some_and(|checked| now >= checked + RECHECK);
+        let suspected = self.suspected_at.is_some() && self.checked_at.is_none_or(|checked| now >= checked + SUSPICION);
+        if suspected {
+            self.suspected_at = None;
+        }
+        let recheck = suspected || self.checked_at.is_some_and(|checked| now >= checked + RECHECK);
         if recheck || self.checked_at.is_none() {
             self.checked_at = Some(now);
         }

@@ -2,6 +2,7 @@
 
 use api::{AppliedGroup, NodeReportStatus, ReportedProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::SignedDuration;
 use policy::model::GroupRef;
 use runtime::condition::{Status, Wanted, merge};
 
@@ -15,12 +16,17 @@ pub struct Report {
     status: NodeReportStatus,
     /// What the last look at the node's bridges found. While packets pass beside the rules, no group is said to be in force here.
     pub bridging: Bridging,
+    /// When somebody else's changes of the table were last put right, and how often since this program started.
+    repaired: Option<(Time, u64)>,
 }
+
+/// So long a repair is to be seen in the report.
+const REMEMBERED: SignedDuration = SignedDuration::from_mins(10);
 
 impl Report {
     /// Goes on from what an earlier run of this program reported.
     pub fn continuing(status: NodeReportStatus) -> Report {
-        Report { status, bridging: Bridging::default() }
+        Report { status, ..Report::default() }
     }
 
     /// What was said last.
@@ -32,6 +38,10 @@ impl Report {
     /// A plan is in force.
     pub fn committed(&mut self, committed: &Committed<Plan>, now: &Time) -> NodeReportStatus {
         let plan = committed.value();
+        if committed.repaired {
+            let times = self.repaired.as_ref().map_or(0, |(_, times)| *times);
+            self.repaired = Some((now.clone(), times + 1));
+        }
         let same_table = self.status.ruleset_hash == committed.hash;
         if committed.before.as_deref() != Some(self.status.ruleset_hash.as_str()) {
             // The table was not the one that was reported last, as after a reboot: nothing of that report was in force any more.
@@ -80,7 +90,7 @@ impl Report {
 
     /// The report with its conditions. Rules that packets do not meet are in the kernel and not in force.
     fn said(&mut self, ready: Wanted, now: &Time) -> NodeReportStatus {
-        self.status.conditions = merge(&self.status.conditions, vec![ready, self.bridging.condition()], None, now);
+        self.status.conditions = merge(&self.status.conditions, vec![ready, self.bridging.condition(), self.intact(now)], None, now);
         self.bridging.tell(&mut self.status.problems);
         if self.bridging.escapes() {
             self.status.groups.clear();
@@ -88,6 +98,21 @@ impl Report {
             self.status.prefix_lists.clear();
         }
         self.status.clone()
+    }
+
+    fn intact(&self, now: &Time) -> Wanted {
+        let of_late = self.repaired.as_ref().filter(|(at, _)| now.0.duration_since(at.0) < REMEMBERED);
+        let (status, reason, message) = match of_late {
+            None => (Status::True, "Intact", "nobody else has changed the table of late".into()),
+            Some((at, times)) => {
+                let message = format!(
+                    "somebody else changed the table inet k8s-sg; it was put right at {}, {times} times since this agent started",
+                    at.0
+                );
+                (Status::False, "Repaired", message)
+            }
+        };
+        Wanted { type_: api::condition::RULESET_INTACT, status, reason: reason.into(), message }
     }
 
     /// A group that names one whose members have not all been seen is not in force as written: it stays at the generation that was in

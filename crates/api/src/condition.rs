@@ -10,6 +10,8 @@ pub const PROGRAMMED: &str = "Programmed";
 pub const STALE_RULES: &str = "StaleRules";
 /// What a node's guarded pods send each other over a Linux bridge meets the rules (S30). Of a NodeReport.
 pub const BRIDGE_TRAFFIC_FILTERED: &str = "BridgeTrafficFiltered";
+/// Nobody but the agent has changed the node's table of late; False for some minutes after it was put right. Of a NodeReport.
+pub const RULESET_INTACT: &str = "RulesetIntact";
 /// Not over a limit (S24).
 pub const WITHIN_QUOTA: &str = "WithinQuota";
 /// False while the object is marked for deletion and something still names it; absent otherwise.

@@ -62,7 +62,7 @@ pub struct NodeReportStatus {
     /// When the kernel's ruleset last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_commit: Option<Time>,
-    /// Ready, BridgeTrafficFiltered.
+    /// Ready, BridgeTrafficFiltered, RulesetIntact.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

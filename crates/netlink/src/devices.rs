@@ -8,15 +8,16 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use crate::attribute::{attribute, attributes, half, text, word};
+
 // linux/if_link.h: IFLA_BR_*, which libc lacks.
 const NF_CALL_IPTABLES: u16 = 36;
 const NF_CALL_IP6TABLES: u16 = 37;
 
-/// nlmsghdr, rtmsg, ifinfomsg and rtattr, in bytes.
+/// nlmsghdr, rtmsg and ifinfomsg, in bytes.
 const HEADER: usize = 16;
 const ROUTE: usize = 12;
 const LINK: usize = 16;
-const ATTRIBUTE: usize = 4;
 /// One device with all its statistics is a few KiB.
 const BUFFER: usize = 64 * 1024;
 
@@ -135,57 +136,4 @@ fn link(index: u32) -> Vec<u8> {
     let mut body = vec![0; LINK];
     body[4..8].copy_from_slice(&index.to_ne_bytes());
     body
-}
-
-/// Appends an attribute, padded as the next one wants it.
-fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    message.extend(((ATTRIBUTE + value.len()) as u16).to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(value);
-    message.resize(message.len().next_multiple_of(4), 0);
-}
-
-/// The attributes in these bytes, as far as they are whole.
-fn attributes(bytes: Option<&[u8]>) -> impl Iterator<Item = (u16, &[u8])> {
-    let mut rest = bytes.unwrap_or_default();
-    std::iter::from_fn(move || {
-        let header = rest.get(..ATTRIBUTE)?;
-        let (length, kind) = (usize::from(half(header)), half(&header[2..]));
-        let value = rest.get(ATTRIBUTE..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        // Without NLA_F_NESTED and NLA_F_NET_BYTEORDER.
-        Some((kind & 0x3fff, value))
-    })
-}
-
-fn half(bytes: &[u8]) -> u16 {
-    bytes.first_chunk().map_or(0, |bytes| u16::from_ne_bytes(*bytes))
-}
-
-fn word(bytes: &[u8]) -> u32 {
-    bytes.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attributes_are_read_back_and_what_is_cut_off_is_not() {
-        let mut bytes = Vec::new();
-        attribute(&mut bytes, 1, &[7]);
-        attribute(&mut bytes, 0x8002, b"cni0\0");
-        let read: Vec<_> = attributes(Some(&bytes)).collect();
-        assert_eq!(read, [(1, &[7][..]), (2, b"cni0\0")]);
-        assert_eq!(text(read[1].1), "cni0");
-        for length in 0..bytes.len() {
-            assert!(attributes(Some(&bytes[..length])).count() <= 2);
-        }
-        assert_eq!(attributes(Some(&[0; 64])).count(), 0, "a length of less than its own header ends it");
-        assert_eq!(attributes(None).count(), 0);
-    }
 }

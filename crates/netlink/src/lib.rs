@@ -1,7 +1,7 @@
 //! Saying it to the kernel.
 //!
 //! *In:* a [`ruleset::Transaction`]. *Out:* one batch through nftnl and mnl, and what the kernel answered; the other way round, the table
-//! as the kernel has it as a [`ruleset::Ruleset`], and its counters.
+//! as the kernel has it as a [`ruleset::Ruleset`], and its counters; and the news that somebody else has touched it.
 //!
 //! ```text
 //! Transaction ─ encode ─▶ messages ─ commit ─▶ one sendmsg          rule ─ assemble ─▶ expressions ─▶ libnftnl
@@ -21,6 +21,8 @@
 //! Not here: what the rules are to be (`ruleset`), and when to write them (the agent).
 
 mod assemble;
+mod attribute;
+mod changes;
 mod commit;
 mod devices;
 mod element;
@@ -38,6 +40,7 @@ use std::collections::BTreeMap;
 
 use ruleset::{Counter, Kernel, Ruleset, Transaction};
 
+pub use changes::Changes;
 pub use devices::{Bridge, Devices};
 pub use error::{Error, Refusal};
 

@@ -203,6 +203,15 @@ fn a_table_that_someone_else_has_changed_is_found_and_replaced() {
         assert_eq!(node.table(), wanted);
         assert!(!node.enforcement.recheck().unwrap());
     }
+    // P12: and said, as long as somebody may wonder.
+    let intact = |status: &NodeReportStatus| {
+        let found = status.conditions.iter().find(|condition| condition.type_ == "RulesetIntact").unwrap().clone();
+        (found.status, found.message)
+    };
+    let (status, message) = intact(&node.synced());
+    assert!(status == "False" && message.contains("2 times since"), "{message}");
+    node.seconds.set(node.seconds.get() + 600);
+    assert_eq!(intact(&node.synced()).0, "True");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use api::{AppliedGroup, NodeReportStatus, ReportedProblem};
 use tokio::time::Instant;
 
 use super::*;
-use crate::pace::{BETWEEN, Pace, RECHECK, SETTLE};
+use crate::pace::{BETWEEN, Pace, RECHECK, SETTLE, SUSPICION};
 use crate::throttle::{COUNTS, NEWS, REFRESH, Throttle};
 
 fn status(generation: i64, endpoints: i64) -> NodeReportStatus {
@@ -135,4 +135,36 @@ fn p35_a_change_is_timed_from_where_it_was_first_seen_and_until_the_kernel_has_i
     let slice = |at: &str| Message::Slices(Epoch::default(), Change::Reset(Kind::MemberSlice, vec![]), Some(at.parse().unwrap()));
     assert_eq!(slice("2026-01-02T03:04:05.200000Z").age(now), ms(50));
     assert_eq!(slice("2026-01-02T03:04:06Z").age(now), Duration::ZERO, "another node's clock is ahead");
+}
+
+#[test]
+fn p12_who_touches_the_table_makes_it_read_again_within_a_second_and_not_without_end() {
+    let start = Instant::now();
+    let ms = Duration::from_millis;
+    let mut pace = Pace::default();
+    pace.changed(start, Duration::ZERO);
+    pace.begin(start);
+    pace.ended(true, start);
+    // Somebody who edits the table every 10 ms for two seconds.
+    let (mut now, mut reads) = (start, Vec::new());
+    while now < start + Duration::from_secs(2) {
+        now += ms(10);
+        pace.suspect(now);
+        if pace.due().is_some_and(|due| due <= now) {
+            assert!(pace.begin(now), "it is read");
+            pace.ended(true, now);
+            reads.push((now - start).as_millis());
+        }
+    }
+    assert_eq!(reads, [250, 500, 750, 1000, 1250, 1500, 1750, 2000]);
+    // After a quiet time: at once.
+    let quiet = now + Duration::from_secs(5);
+    pace.suspect(quiet);
+    assert_eq!(pace.due(), Some(quiet));
+    // A sync for another reason that comes too early does not use the suspicion up.
+    assert!(pace.begin(quiet));
+    pace.ended(true, quiet);
+    pace.suspect(quiet + ms(1));
+    assert!(!pace.begin(quiet + ms(2)));
+    assert_eq!(pace.due(), Some(quiet + SUSPICION));
 }

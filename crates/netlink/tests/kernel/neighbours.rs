@@ -239,3 +239,28 @@ fn others_commit_all_the_time() {
         assert!(!list().is_empty());
     });
 }
+
+/// The kernel tells at once of what somebody else does to our table, and of nothing else.
+#[test]
+fn p12_who_touches_our_table_is_heard_of_and_nobody_else() {
+    in_namespace(|| {
+        let mut kernel = open();
+        let mut changes = kernel.changes().expect("a netlink socket");
+        let (heard, hears) = std::sync::mpsc::channel();
+        std::thread::spawn(move || while changes.wait().is_ok() && heard.send(()).is_ok() {});
+        let said = |within| hears.recv_timeout(std::time::Duration::from_millis(within)).is_ok();
+        kernel.commit(&Transaction::replace(&frame())).expect("a legal transaction");
+        nft_file("add table inet other\nadd chain inet other a\nadd rule inet other a accept");
+        nft_file("add table ip k8s-sg\nadd chain ip k8s-sg a");
+        assert!(!said(100), "our own commit, and others' own tables");
+        for edit in ["add rule inet k8s-sg a accept", "add element inet k8s-sg s4 { 10.7.7.7 }", "delete table inet k8s-sg"] {
+            nft_file(edit);
+            assert!(said(2_000), "{edit}");
+            while said(50) {}
+        }
+        kernel.commit(&Transaction::replace(&frame())).expect("a legal transaction");
+        assert!(!said(100), "that was us again");
+        nft_file("flush ruleset");
+        assert!(said(2_000));
+    });
+}

@@ -1,0 +1,51 @@
+//! What hands do to our table on a node is put right within a second, counted, and told (P12).
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use super::fixture::{condition, metric, report, run_server, start, until};
+
+/// Each opens or closes something.
+const EDITS: [&str; 5] = [
+    "flush chain inet k8s-sg in-pod/t/server",
+    "insert rule inet k8s-sg forward-ingress accept",
+    "add element inet k8s-sg endpoints4 { 203.0.113.99 }",
+    "flush table inet k8s-sg",
+    "delete table inet k8s-sg",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p12_what_hands_do_to_the_table_is_put_right_within_a_second() -> Result<()> {
+    let cluster = start("drift").await?;
+    tokio::task::block_in_place(|| {
+        run_server(&cluster)?;
+        let node = cluster.node(0);
+        // Line by line in order: a table that is made anew lists its objects in another one. Empty where there is no table.
+        let ruleset = || {
+            let text = node.run(&["nft", "--stateless", "list", "table", "inet", "k8s-sg"]).unwrap_or_default();
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        let repairs = || -> Result<u64> { Ok(metric(&cluster, 0, "securitygroups_agent_repairs_total ")?.parse()?) };
+        let (wanted, before) = (ruleset(), repairs()?);
+        ensure!(condition(&report(&cluster, 0)?, "RulesetIntact").0 == "True", "{}", report(&cluster, 0)?);
+
+        let mut slowest = Duration::ZERO;
+        for edit in EDITS {
+            node.nft(edit)?;
+            let edited = Instant::now();
+            while ruleset() != wanted {
+                ensure!(edited.elapsed() < Duration::from_secs(5), "`{edit}` stands");
+            }
+            slowest = slowest.max(edited.elapsed());
+            // A quiet time, as between two people.
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        println!("{} edits by hand, each put right within {} ms", EDITS.len(), slowest.as_millis());
+        ensure!(slowest < Duration::from_secs(1), "put right only after {slowest:?}");
+        ensure!(repairs()? == before + EDITS.len() as u64, "{} repairs of {}", repairs()? - before, EDITS.len());
+        until("the node says so", || Ok(condition(&report(&cluster, 0)?, "RulesetIntact") == ("False".into(), "Repaired".into())))
+    })
+}
