@@ -4,6 +4,7 @@
 //!
 //! Everything happens in network namespaces of its own; needs root and `nft`.
 
+mod commits;
 mod packets;
 mod rival;
 mod road;
@@ -22,6 +23,8 @@ use crate::table::Line;
 enum Group {
     /// The cost of the first packet of a connection.
     Packets,
+    /// What a change costs the agent, up to the kernel's answer.
+    Commits,
 }
 
 #[derive(Debug, Parser)]
@@ -49,6 +52,7 @@ fn main() -> Result<()> {
     for group in groups {
         match group {
             Group::Packets => packets::measure(options.rounds, &mut tell)?,
+            Group::Commits => commits::measure(options.rounds, &mut tell)?,
         }
     }
     if let Some(file) = options.json {

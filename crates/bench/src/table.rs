@@ -29,6 +29,18 @@ impl Line {
     }
 }
 
+impl Line {
+    /// A figure that should be at most so large; the limit stands where another's figure would.
+    pub fn limit(name: impl Into<String>, ours: f64, limit: f64, unit: &'static str) -> Line {
+        Line::new(name, ours, limit, unit, Some(1.0))
+    }
+
+    /// A figure with nothing to compare it with.
+    pub fn figure(name: impl Into<String>, ours: f64, unit: &'static str) -> Line {
+        Line { baseline: f64::NAN, ratio: f64::NAN, ..Line::new(name, ours, ours, unit, None) }
+    }
+}
+
 /// The heading.
 pub fn heading() -> String {
     format!("{:62} {:>9} {:>9} {:4} {:>6} {:>6}", "name", "ours", "baseline", "", "ratio", "goal")

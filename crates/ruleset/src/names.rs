@@ -36,6 +36,11 @@ pub(crate) fn class(kind: &str, groups: &[&GroupRef]) -> String {
     format!("{}_{}", &plain[..READABLE], digest(&parts))
 }
 
+/// The name of what these parts are merged into: a digest, for they may be many. No namespace is called so long a number.
+pub(crate) fn merged<'a>(parts: impl Iterator<Item = &'a str>) -> String {
+    digest(&parts.collect::<Vec<_>>())
+}
+
 /// Whether `nft` reads it back as one word, and it is no longer than ours may be.
 pub(crate) fn is_valid(name: &str) -> bool {
     name.len() <= LONGEST

@@ -1,0 +1,155 @@
+//! What a change costs the agent, from the fact to the kernel's answer: plan, difference, commit.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use agent::enforce::Enforcement;
+use agent::plan::plan;
+use anyhow::{Result, anyhow};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use lab::Namespace;
+use netlink::Nftables;
+use policy::Cluster;
+use policy::index::{MemberSlice, Object};
+use policy::model::{Exemption, NodeName};
+use serde_json::json;
+use testkit::Manifest;
+
+use crate::table::{Line, median};
+
+/// Addresses in one slice.
+const SLICE: usize = 32;
+
+/// Kinds of pods.
+const APPS: usize = 100;
+
+/// A node with everything but watches.
+struct Node {
+    cluster: Cluster,
+    name: NodeName,
+    exempt: BTreeSet<Exemption>,
+    enforcement: Enforcement<Nftables>,
+    namespace: Namespace,
+}
+
+fn member(number: usize) -> std::net::IpAddr {
+    std::net::Ipv4Addr::from_bits(0x0a10_0000 + u32::try_from(number).unwrap_or_default()).into()
+}
+
+fn pod(number: usize) -> Object {
+    let app = format!("app-{}", number % APPS);
+    let ip = format!("10.200.{}.{}", number / 250, 1 + number % 250);
+    Manifest::pod(&format!("shop/pod-{number}"), "n1", &app).set("/status/podIPs", json!([{"ip": ip}])).fact()
+}
+
+/// A group whose members are at one port of each pod's group.
+fn group(number: usize, rules: usize, peers: usize) -> Object {
+    let rule = |n: usize| json!({"protocol": "TCP", "port": 1000 + n, "from": [{"securityGroup": {"name": format!("peer-{}", (number + n) % peers)}}]});
+    Manifest::group(&format!("shop/app-{number}"), json!({"ingress": (0..rules).map(rule).collect::<Vec<_>>()})).fact()
+}
+
+/// The slices of a peer group that has these members.
+fn slices(peer: usize, members: std::ops::Range<usize>) -> Vec<Object> {
+    let group_id = policy::id::group(&format!("uid-peer-{peer}"));
+    let numbers: Vec<usize> = members.collect();
+    let mut slices: Vec<&[usize]> = numbers.chunks(SLICE).collect();
+    if slices.is_empty() {
+        slices.push(&[]);
+    }
+    let slice = |(place, numbers): (usize, &[usize])| {
+        let addresses = numbers.iter().map(|number| member(*number)).collect();
+        let slice = MemberSlice { group_id: group_id.clone(), head: place == 0, addresses };
+        Object::MemberSlice(("shop".into(), format!("peer-{peer}-{place}")), slice)
+    };
+    slices.into_iter().enumerate().map(slice).collect()
+}
+
+impl Node {
+    /// Pods by tens in groups, each with so many rules, whose peers have so many members together.
+    fn new(pods: usize, groups: usize, rules: usize, peers: usize, members: usize) -> Result<Node> {
+        let namespace = Namespace::create(&format!("ksgb{}-commits", std::process::id()))?;
+        let kernel = namespace.run(Nftables::open)??;
+        let mut cluster = Cluster::default();
+        let mut objects: Vec<Object> = (0..pods).map(pod).collect();
+        objects.extend((0..groups).map(|number| group(number, rules, peers)));
+        objects.extend((0..peers).map(|peer| Manifest::group(&format!("shop/peer-{peer}"), json!({})).fact()));
+        // Five groups a pod at most, as AWS has it.
+        let names: Vec<String> = (0..groups).map(|number| format!("app-{number}")).collect();
+        for (app, names) in names.chunks(groups.div_ceil(APPS)).enumerate() {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            objects.push(Manifest::attachment(&format!("shop/app-{app}"), &format!("app-{app}"), &names).fact());
+        }
+        let each = members / peers;
+        objects.extend((0..peers).flat_map(|peer| slices(peer, peer * each..(peer + 1) * each)));
+        for object in objects {
+            let _ = cluster.apply(object);
+        }
+        let exempt = Exemption::DEFAULT.into();
+        Ok(Node { cluster, name: NodeName("n1".into()), exempt, enforcement: Enforcement::new(kernel), namespace })
+    }
+
+    /// Seconds until what the facts say is in force.
+    fn sync(&mut self) -> Result<f64> {
+        let started = Instant::now();
+        let plan = plan(&self.cluster, &self.name, &self.exempt);
+        self.enforcement.enforce(plan, || Time(Timestamp::UNIX_EPOCH)).map_err(|failure| anyhow!("{failure}"))?;
+        Ok(started.elapsed().as_secs_f64())
+    }
+
+    /// The same after a change.
+    fn after(&mut self, change: Object) -> Result<f64> {
+        let started = Instant::now();
+        let _ = self.cluster.apply(change);
+        self.sync()?;
+        Ok(started.elapsed().as_secs_f64())
+    }
+}
+
+/// All figures.
+pub fn measure(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
+    let mut joins = Vec::new();
+    for members in [100, 10_000, 100_000] {
+        let mut node = Node::new(20, 10, 5, 1, members)?;
+        node.sync()?;
+        let mut took = Vec::new();
+        for round in 0..usize::from(rounds) * 10 {
+            // One more in the last slice, and out again.
+            let last = members + round % 2;
+            let slice = slices(0, members / SLICE * SLICE..last).pop().ok_or_else(|| anyhow!("a slice"))?;
+            let Object::MemberSlice((namespace, _), slice) = slice else { unreachable!() };
+            let slice = MemberSlice { head: false, ..slice };
+            took.push(node.after(Object::MemberSlice((namespace, "peer-0-last".into()), slice))? * 1e3);
+        }
+        drop(node.namespace);
+        joins.push(median(took));
+    }
+    tell(Line::limit("a member joins or leaves, of 10,000", joins[1], 1.0, "ms"));
+    tell(Line::new("a member joins or leaves, of 10,000 against of 100", joins[1], joins[0], "ms", Some(1.5)));
+    tell(Line::new("a member joins or leaves, of 100,000 against of 100", joins[2], joins[0], "ms", None));
+
+    for pods in [10, 110, 250] {
+        let mut node = Node::new(pods, 10, 5, 5, 1_000)?;
+        node.sync()?;
+        let mut took = Vec::new();
+        for round in 0..usize::from(rounds) * 4 {
+            let added = pod(pods);
+            let started = Instant::now();
+            let _ = if round % 2 == 0 { node.cluster.apply(added) } else { node.cluster.delete(&testkit::manifest::key(&added)) };
+            node.sync()?;
+            took.push(started.elapsed().as_secs_f64() * 1e3);
+        }
+        drop(node.namespace);
+        tell(Line::figure(format!("a pod comes or goes, {pods} pods on the node"), median(took), "ms"));
+    }
+
+    let mut node = Node::new(100, 500, 50, 500, 100_000)?;
+    let full = node.sync()?;
+    tell(Line::limit("full load, 500 groups × 50 rules × 100,000 members", full, 1.0, "s"));
+    let mut edits = Vec::new();
+    for round in 0..usize::from(rounds) {
+        edits.push(node.after(group(7, 50 - round % 2, 500))? * 1e3);
+    }
+    tell(Line::figure("there, a rule is edited", median(edits), "ms"));
+    Ok(())
+}
