@@ -1,8 +1,9 @@
 //! Our table, as the kernel has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use policy::model::Family;
 use ruleset::{Base, Counter, Hook, IntervalSet, PortMap, Ruleset, Set, VerdictMap, previous};
@@ -23,6 +24,8 @@ const GET_FLOWTABLE: i32 = 23;
 const CHAIN_IS_BASE: u32 = 1;
 /// How often the whole table is read before giving up.
 const ATTEMPTS: usize = 20;
+/// What the kernel is given to end a rehash.
+const REHASH: Duration = Duration::from_millis(2);
 
 /// What every counter has counted, in one dump.
 pub(crate) fn counters(socket: &mut Socket) -> Result<BTreeMap<String, Counter>, Error> {
@@ -235,13 +238,26 @@ fn set_kind(set: &object::Set) -> Option<(CString, SetKind)> {
 }
 
 /// None where one of them is not ours.
+///
+/// A set that has grown is rehashed in the background, which is no change of the tables: pieces of a listing before and after it come in
+/// another order. Then as many elements are missing as come twice, and the listing is begun anew.
 fn read_elements(socket: &mut Socket, set: &CString) -> Result<Option<Vec<Element>>, Error> {
-    let mut filter = object::Set::new();
-    filter.set_text(object::Set::TABLE, &table_name());
-    filter.set_text(object::Set::NAME, set);
-    let pieces = list(socket, "elements", libc::NFT_MSG_GETSETELEM, Body::Elements(filter), object::Set::parse_elements)?;
-    let pieces: Option<Vec<Vec<Element>>> = pieces.into_iter().collect();
-    Ok(pieces.map(|pieces| pieces.into_iter().flatten().collect()))
+    for attempt in 0..ATTEMPTS {
+        let mut filter = object::Set::new();
+        filter.set_text(object::Set::TABLE, &table_name());
+        filter.set_text(object::Set::NAME, set);
+        let pieces = list(socket, "elements", libc::NFT_MSG_GETSETELEM, Body::Elements(filter), object::Set::parse_elements)?;
+        let pieces: Option<Vec<Vec<Element>>> = pieces.into_iter().collect();
+        let Some(pieces) = pieces else { return Ok(None) };
+        let elements: Vec<Element> = pieces.into_iter().flatten().collect();
+        let distinct: BTreeSet<(&[u8], bool)> = elements.iter().map(|element| (element.key.as_slice(), element.end)).collect();
+        if distinct.len() == elements.len() {
+            return Ok(Some(elements));
+        }
+        tracing::debug!(?set, attempt, twice = elements.len() - distinct.len(), "the kernel is rehashing; listing again");
+        std::thread::sleep(REHASH);
+    }
+    Err(Error::Unsettled { attempts: ATTEMPTS })
 }
 
 fn set_of(family: Family, elements: Vec<Element>) -> Option<Set> {

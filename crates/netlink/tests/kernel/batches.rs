@@ -251,3 +251,18 @@ fn an_error_of_many_elements_stays_short() {
     let error = assert_refused(vec![Op::AddElements("absent".into(), elements)], &[(0, libc::ENOENT)]);
     assert!(error.to_string().len() < 500, "{error}");
 }
+
+/// A set that has just grown is rehashed in the background: a listing meanwhile may name some elements twice, and as many not at all.
+#[test]
+fn what_is_read_while_the_kernel_rehashes_is_whole() {
+    in_namespace(|| {
+        let mut kernel = Nftables::open().expect("a netlink socket");
+        for round in 0..60 {
+            let elements = (0..3_000 + 400 * round).map(nth).collect();
+            let set = Set { family: Family::V4, elements };
+            let ruleset = Ruleset { sets: BTreeMap::from([("members".to_owned(), set)]), ..Ruleset::default() };
+            kernel.commit(&Transaction::replace(&ruleset)).expect("a legal transaction");
+            assert!(kernel.load().expect("a listing").as_ref() == Some(&ruleset), "round {round}: not what was committed");
+        }
+    });
+}
