@@ -17,7 +17,7 @@ fn under_streams(cluster: &Cluster, to: std::net::IpAddr, work: impl FnOnce() ->
     let seconds = start.elapsed().as_secs();
     let (allowed, denied) = (allowed.stop()?, denied.stop()?);
     done?;
-    undisturbed(&allowed, &denied, seconds * 800)
+    undisturbed(&allowed, &denied, seconds * 500)
 }
 
 /// Another group is made, attached and in force: whoever was killed works again.
@@ -78,5 +78,5 @@ async fn s41_p07_p45_whoever_is_killed_no_verdict_changes() -> Result<()> {
     let again = tokio::task::block_in_place(|| works_again(&cluster, "api-server"));
     let (allowed, denied) = (allowed.stop()?, denied.stop()?);
     again?;
-    undisturbed(&allowed, &denied, start.elapsed().as_secs() * 800)
+    undisturbed(&allowed, &denied, start.elapsed().as_secs() * 500)
 }
