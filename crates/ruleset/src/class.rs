@@ -148,37 +148,33 @@ impl Class<'_> {
         let (anybody, others): (Vec<&&Pair<'_>>, Vec<_>) = pairs.iter().filter(exists).partition(is_anybody);
         let (groups, nets): (Vec<&&Pair<'_>>, Vec<_>) = others.into_iter().partition(is_group);
         let mut rules: Vec<Rule> = anybody.iter().flat_map(|pair| self.rules_of(tests, families, pair)).collect();
-        if groups.len() <= self.few || self.members(&groups).len() > MOST {
-            rules.extend(groups.iter().flat_map(|pair| self.rules_of(tests, families, pair)));
-        } else {
-            rules.extend(self.merged_groups(leaf, tests, families, &groups));
-        }
-        if nets.len() <= self.few {
-            rules.extend(nets.iter().flat_map(|pair| self.rules_of(tests, families, pair)));
-        } else {
+        let merged = if groups.len() > self.few { self.merged_groups(leaf, tests, families, &groups) } else { None };
+        rules.extend(merged.unwrap_or_else(|| groups.iter().flat_map(|pair| self.rules_of(tests, families, pair)).collect()));
+        if nets.len() > self.few {
             rules.extend(self.merged_nets(leaf, tests, families, &nets));
+        } else {
+            rules.extend(nets.iter().flat_map(|pair| self.rules_of(tests, families, pair)));
         }
         rules
     }
 
-    /// The members of the groups that are peers of these pairs.
-    fn members(&self, pairs: &[&&Pair<'_>]) -> BTreeSet<IpAddr> {
-        let groups: BTreeSet<&GroupRef> = groups_of(pairs).collect();
-        groups.into_iter().filter_map(|group| self.policy.members.get(group)).flatten().copied().collect()
-    }
-
-    fn merged_groups(&mut self, leaf: &str, tests: &[Match], families: &[Family], pairs: &[&&Pair<'_>]) -> Vec<Rule> {
+    /// None where the members are too many.
+    fn merged_groups(&mut self, leaf: &str, tests: &[Match], families: &[Family], pairs: &[&&Pair<'_>]) -> Option<Vec<Rule>> {
         let groups: BTreeSet<&GroupRef> = groups_of(pairs).collect();
         let key = names::merged(groups.iter().flat_map(|group| [group.namespace.as_str(), &group.name]));
         let name = |family| format!("members{}/{key}", digit(family));
-        if FAMILIES.iter().any(|family| !self.ruleset.sets.contains_key(&name(*family))) {
-            let members = self.members(pairs);
+        if !self.ruleset.sets.contains_key(&name(Family::V4)) {
+            let members: BTreeSet<IpAddr> =
+                groups.into_iter().filter_map(|group| self.policy.members.get(group)).flatten().copied().collect();
+            if members.len() > MOST {
+                return None;
+            }
             for family in FAMILIES {
                 let elements = members.iter().copied().filter(|address| Family::of(*address) == family).collect();
                 self.ruleset.sets.insert(name(family), Set { family, elements });
             }
         }
-        self.merged(format!("{leaf}/members"), tests, families, name)
+        Some(self.merged(format!("{leaf}/members"), tests, families, name))
     }
 
     fn merged_nets(&mut self, leaf: &str, tests: &[Match], families: &[Family], pairs: &[&&Pair<'_>]) -> Vec<Rule> {

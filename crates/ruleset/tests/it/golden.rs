@@ -123,3 +123,21 @@ fn the_hash_is_stable_and_tells_rulesets_apart() {
     assert_eq!(lower(&three_tier()).hash(), lower(&three_tier()).hash());
     assert_ne!(lower(&three_tier()).hash(), lower(&three_tier().members("shop/app", &[])).hash());
 }
+
+#[test]
+fn the_same_peers_are_merged_once_and_very_many_members_not_at_all() {
+    let with = |members: u32| {
+        let peers = |port: u16| (0..9).map(move |n| rule(&format!("{port}-{n}"), tcp(port), &format!("peers/g{n}")));
+        let ingress: Vec<Rule> = [80, 443, 8080].into_iter().flat_map(peers).collect();
+        let mut policy = NodePolicy::default().group("shop/web", &ingress, &[]).pod("shop/web-0", &["10.2.0.2"], &["shop/web"]);
+        for n in 0..9 {
+            let addresses = (0..members).map(|place| std::net::Ipv4Addr::from_bits(0x0b00_0000 + n * members + place).into());
+            policy.members.insert(group(&format!("peers/g{n}")), addresses.collect());
+        }
+        let table = lower(&policy);
+        let merged = table.sets.keys().filter(|name| name.starts_with("members") && name.matches('/').count() == 1).count();
+        (merged, table.chains["in/shop/web/tcp/443"].rules.len())
+    };
+    assert_eq!(with(40), (2, 2), "a set and a rule for each family, on whatever port");
+    assert_eq!(with(8_000), (0, 18), "72,000 addresses stand in the groups' own sets only");
+}
