@@ -253,7 +253,7 @@ fn single_ports<'a, 'b>(pairs: &[(PortRange, &'a Pair<'b>)]) -> BTreeMap<PortRan
     ports
 }
 
-/// Ranges cut where one of them begins or ends, each piece with the pairs that have it; neighbours with the same pairs are one.
+/// Ranges cut where one of them begins or ends, each piece with the pairs that have it.
 fn cut<'a, 'b>(pairs: &[(PortRange, &'a Pair<'b>)]) -> BTreeMap<PortRange, Vec<&'a Pair<'b>>> {
     // A range of no port allows nothing (S38).
     let ranges: Vec<_> = pairs.iter().filter(|(range, _)| range.from < range.to).collect();
@@ -267,10 +267,7 @@ fn cut<'a, 'b>(pairs: &[(PortRange, &'a Pair<'b>)]) -> BTreeMap<PortRange, Vec<&
     let mut begun = 0;
     for (edge, (begin, end)) in edges {
         if !open.is_empty() {
-            match pieces.last_mut() {
-                Some((_, last, same)) if *last + 1 == begun && *same == open => *last = edge - 1,
-                _ => pieces.push((begun, edge - 1, open.clone())),
-            }
+            pieces.push((begun, edge - 1, open.clone()));
         }
         open.extend(begin);
         open.retain(|number| !end.contains(number));

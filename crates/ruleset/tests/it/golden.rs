@@ -126,11 +126,11 @@ fn the_hash_is_stable_and_tells_rulesets_apart() {
 
 #[test]
 fn the_same_peers_are_merged_once_and_very_many_members_not_at_all() {
-    let with = |members: u32| {
-        let peers = |port: u16| (0..9).map(move |n| rule(&format!("{port}-{n}"), tcp(port), &format!("peers/g{n}")));
+    let with = |groups: u32, members: u32| {
+        let peers = |port: u16| (0..groups).map(move |n| rule(&format!("{port}-{n}"), tcp(port), &format!("peers/g{n}")));
         let ingress: Vec<Rule> = [80, 443, 8080].into_iter().flat_map(peers).collect();
         let mut policy = NodePolicy::default().group("shop/web", &ingress, &[]).pod("shop/web-0", &["10.2.0.2"], &["shop/web"]);
-        for n in 0..9 {
+        for n in 0..groups {
             let addresses = (0..members).map(|place| std::net::Ipv4Addr::from_bits(0x0b00_0000 + n * members + place).into());
             policy.members.insert(group(&format!("peers/g{n}")), addresses.collect());
         }
@@ -138,6 +138,35 @@ fn the_same_peers_are_merged_once_and_very_many_members_not_at_all() {
         let merged = table.sets.keys().filter(|name| name.starts_with("members") && name.matches('/').count() == 1).count();
         (merged, table.chains["in/shop/web/tcp/443"].rules.len())
     };
-    assert_eq!(with(40), (2, 2), "a set and a rule for each family, on whatever port");
-    assert_eq!(with(8_000), (0, 18), "72,000 addresses stand in the groups' own sets only");
+    assert_eq!(with(9, 40), (2, 2), "a set and a rule for each family, on whatever port");
+    assert_eq!(with(8, 40), (0, 16), "eight are looked at one by one");
+    assert_eq!(with(16, 4_096), (2, 2), "65,536 addresses");
+    assert_eq!(with(9, 8_000), (0, 18), "72,000 addresses stand in the groups' own sets only");
+}
+
+#[test]
+fn what_has_no_ports_is_told_apart_and_stands_behind_one_test_where_it_is_much() {
+    let kinds = |count: u8| -> Vec<Rule> {
+        (0..count).map(|n| rule(&format!("{n:02}"), icmp(Family::V4, Some(n / 2), (n % 2 == 1).then_some(n)), "10.0.0.0/8")).collect()
+    };
+    let with = |count: u8, few: usize| {
+        let all = [kinds(count), vec![rule("99", tcp(80), "10.0.0.0/8")]].concat();
+        lower_beyond(&NodePolicy::default().group("shop/web", &all, &[]).pod("shop/web-0", &["10.2.0.2"], &["shop/web"]), few)
+    };
+    // A look-up for the port, and the ICMP rules or a jump to them.
+    let (eight, nine) = (with(8, 8), with(9, 8));
+    assert_eq!((eight.chains["in/shop/web"].rules.len(), eight.chains.contains_key("in/shop/web/1")), (9, false));
+    assert_eq!((nine.chains["in/shop/web"].rules.len(), nine.chains["in/shop/web/1"].rules.len()), (2, 9));
+    // Where networks are merged, each kind counts for itself.
+    let merged: Vec<String> = with(3, 0).counters.into_iter().filter(|name| name.starts_with("in/shop/web/1/")).collect();
+    assert_eq!(merged, ["in/shop/web/1/0-1/prefixes", "in/shop/web/1/0/prefixes", "in/shop/web/1/1/prefixes"]);
+    assert_eq!(with(0, 1).chains["in/shop/web"].rules.len(), 1);
+
+    // Eight networks on a port are looked at one by one, nine at once.
+    let nets = |count: u8| {
+        let ingress: Vec<Rule> = (0..count).map(|n| rule(&format!("{n}"), tcp(80), &format!("10.{n}.0.0/16"))).chain(kinds(9)).collect();
+        let table = lower(&NodePolicy::default().group("shop/web", &ingress, &[]).pod("shop/web-0", &["10.2.0.2"], &["shop/web"]));
+        table.chains["in/shop/web/tcp/80"].rules.len()
+    };
+    assert_eq!((nets(8), nets(9)), (8, 2));
 }
