@@ -1,14 +1,12 @@
 //! Policies in the kernel of a topology, many packets at once through it, and what became of each.
 
 use std::collections::HashSet;
-use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use netlink::Nftables;
 use policy::model::{ConnState, NodePolicy, Packet, Path, Payload, Verdict};
 use ruleset::{Kernel, Ruleset, Transaction, diff, lower_beyond};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::topology::{Topology, Wiring};
 use super::watch::Watch;
@@ -20,7 +18,6 @@ pub struct Bench {
     pub topology: Topology,
     watch: Watch,
     kernel: Nftables,
-    conntrack: Socket,
     held: Option<Ruleset>,
     fault: fn(&mut Ruleset),
     /// How many rules stand one after another at most, before they are sorted and merged.
@@ -42,20 +39,7 @@ impl Bench {
         topology.quiet()?;
         let watch = Watch::open(topology.hosts(), &topology.node)?;
         let kernel = topology.node.run(Nftables::open)??;
-        // AF_NETLINK, NETLINK_NETFILTER
-        let conntrack = topology.node.run(|| Socket::new(Domain::from(16), Type::RAW, Some(Protocol::from(12))))??;
-        conntrack.set_read_timeout(Some(Duration::from_secs(5)))?;
-        Ok(Bench {
-            topology,
-            watch,
-            kernel,
-            conntrack,
-            held: None,
-            fault,
-            few: usize::MAX,
-            token: 0x0100_0000,
-            patience: Duration::from_secs(1),
-        })
+        Ok(Bench { topology, watch, kernel, held: None, fault, few: usize::MAX, token: 0x0100_0000, patience: Duration::from_secs(1) })
     }
 
     /// Puts a policy in force by the difference from the one before, as the agent does.
@@ -88,22 +72,9 @@ impl Bench {
         Ok(())
     }
 
-    /// Forgets all connections of the node.
-    fn forget(&mut self) -> Result<()> {
-        // A netlink header (length, IPCTNL_MSG_CT_DELETE, REQUEST and ACK) and a netfilter one for every family.
-        let mut message = Vec::from(20u32.to_ne_bytes());
-        message.extend([0x0102u16.to_ne_bytes(), 5u16.to_ne_bytes()].concat());
-        message.extend([0; 12]);
-        self.conntrack.write_all(&message)?;
-        let mut answer = [0; 256];
-        let length = self.conntrack.read(&mut answer)?;
-        ensure!(length >= 20 && answer[16..20] == [0; 4], "forgetting connections: {:?}", &answer[..length]);
-        Ok(())
-    }
-
     /// Sends packets of which no two belong to one connection, and tells what became of each. `wanted` says only how long to wait.
     pub fn send(&mut self, packets: &[Packet], wanted: &[Verdict]) -> Result<Vec<Sent>> {
-        self.forget()?;
+        self.topology.node.forget_connections()?;
         self.round(packets, wanted, &[])
     }
 

@@ -63,7 +63,7 @@ fn flat(name: &str, small: &Workload, large: &Workload, rounds: u16, tell: &mut 
 
 /// The median cost in each, in microseconds. All are measured in every round, so that what disturbs the machine disturbs all.
 fn interleaved(layouts: &[(&Layout<'_>, &Workload)], rounds: u16) -> Result<Vec<f64>> {
-    let mut road = Road::new()?;
+    let road = Road::new()?;
     let mut costs = vec![Vec::new(); layouts.len()];
     for _ in 0..rounds {
         for ((layout, workload), costs) in layouts.iter().zip(&mut costs) {

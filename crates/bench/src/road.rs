@@ -5,7 +5,6 @@
 //! ```
 //! All of it runs in the sender's own softirq, so the time that sending takes is the cost of the path.
 
-use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,9 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// The address that every packet is for.
 pub const POD: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
-/// AF_NETLINK, NETLINK_NETFILTER, AF_PACKET.
-const NETLINK: i32 = 16;
-const NETFILTER: i32 = 12;
+/// AF_PACKET
 const PACKET: i32 = 17;
 
 /// Packets that one system call sends.
@@ -38,7 +35,6 @@ pub struct Road {
     /// What filters.
     pub node: Namespace,
     source: Namespace,
-    conntrack: Socket,
     gateway: [u8; 6],
 }
 
@@ -76,9 +72,7 @@ impl Road {
             node.ip(&format!("neigh add 10.0.0.{last} lladdr 02:00:00:00:00:01 dev pod nud permanent"))?;
         }
         let gateway = mac(&node, "in")?;
-        let conntrack = node.run(|| Socket::new(Domain::from(NETLINK), Type::RAW, Some(Protocol::from(NETFILTER))))??;
-        conntrack.set_read_timeout(Some(Duration::from_secs(5)))?;
-        Ok(Road { node, source, conntrack, gateway })
+        Ok(Road { node, source, gateway })
     }
 
     /// Runs `nft` on the node with a ruleset on its standard input; an empty text leaves no ruleset at all.
@@ -92,8 +86,8 @@ impl Road {
     }
 
     /// Sends the flows; what one of them costs.
-    pub fn cost(&mut self, flows: &Flows) -> Result<Duration> {
-        self.forget()?;
+    pub fn cost(&self, flows: &Flows) -> Result<Duration> {
+        self.node.forget_connections()?;
         let frames: Vec<[u8; FRAME]> = (0..flows.count).map(|number| self.frame(flows, number)).collect();
         let before = self.passed()?;
         let wanted = if flows.arrive { flows.count as u64 } else { 0 };
@@ -120,19 +114,6 @@ impl Road {
             last = now;
         }
         bail!("packets go on passing")
-    }
-
-    /// Forgets all connections.
-    fn forget(&mut self) -> Result<()> {
-        // A netlink header (length, IPCTNL_MSG_CT_DELETE, REQUEST and ACK) and a netfilter one for every family.
-        let mut message = Vec::from(20u32.to_ne_bytes());
-        message.extend([0x0102u16.to_ne_bytes(), 5u16.to_ne_bytes()].concat());
-        message.extend([0; 12]);
-        self.conntrack.write_all(&message)?;
-        let mut answer = [0; 256];
-        let length = self.conntrack.read(&mut answer)?;
-        ensure!(length >= 20 && answer[16..20] == [0; 4], "forgetting connections: {:?}", &answer[..length]);
-        Ok(())
     }
 
     fn frame(&self, flows: &Flows, number: usize) -> [u8; FRAME] {

@@ -36,6 +36,7 @@
 mod addresses;
 mod cgroup;
 mod cluster;
+mod conntrack;
 mod control_plane;
 mod credentials;
 mod image;
