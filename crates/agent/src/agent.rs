@@ -50,7 +50,7 @@ pub struct Agent {
     /// Counts.
     pub metrics: Metrics,
     /// The rules in force.
-    pub rules: BTreeMap<GroupRef, GroupRules>,
+    pub rules: Arc<BTreeMap<GroupRef, GroupRules>>,
     /// A first sync has succeeded.
     pub synced: bool,
 }

@@ -53,6 +53,14 @@ const RULES: usize = 5_000;
 
 type Labels = Vec<(&'static str, String)>;
 
+/// Shows what a counter has counted; what could not be read stays as it was, for a counter that falls has begun anew.
+fn show(family: &Family<Labels, Counter>, labels: &Labels, counted: Option<&ruleset::Counter>) {
+    let metric = family.get_or_create_owned(labels);
+    if let Some(counted) = counted {
+        metric.inner().store(counted.packets, Ordering::Relaxed);
+    }
+}
+
 impl Metrics {
     /// Zero, and registered.
     pub fn new(registry: &mut Registry) -> Metrics {
@@ -115,13 +123,10 @@ impl Metrics {
         metrics
     }
 
-    /// Takes over what the kernel has counted. A table that is gone counts from zero, which Prometheus knows to read.
+    /// Takes over what the kernel has counted.
     pub fn counted(&self, counters: &BTreeMap<String, ruleset::Counter>) {
         let take = |family: &Family<Labels, Counter>, label: &'static str, value: String, counter: &str| {
-            let metric = family.get_or_create_owned(&vec![(label, value)]);
-            if let Some(counted) = counters.get(counter) {
-                metric.inner().store(counted.packets, Ordering::Relaxed);
-            }
+            show(family, &vec![(label, value)], counters.get(counter));
         };
         for exemption in Exemption::ALL {
             take(&self.exempted, "exemption", exemption.to_string(), exemption_counter(exemption));
@@ -139,8 +144,7 @@ impl Metrics {
             vec![("namespace", group.namespace.clone()), ("group", group.name.clone()), ("direction", direction.to_string())]
         };
         let mut take = |family: &Family<Labels, Counter>, labels: Labels, counter: &str| {
-            let packets = counters.get(counter).map_or(0, |counted| counted.packets);
-            family.get_or_create_owned(&labels).inner().store(packets, Ordering::Relaxed);
+            show(family, &labels, counters.get(counter));
             shown.insert(labels);
         };
         let mut left = RULES;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::{AppliedGroup, AppliedObject, Exempted, ReportedProblem};
 use policy::model::{Exemption, GroupRef, GroupRules, NodeName};
@@ -14,7 +15,7 @@ pub struct Plan {
     /// The table.
     pub ruleset: Ruleset,
     /// The rules of the groups that have a say here, each of which has its counters in the table.
-    pub rules: BTreeMap<GroupRef, GroupRules>,
+    pub rules: Arc<BTreeMap<GroupRef, GroupRules>>,
     /// The groups with an endpoint here.
     pub groups: Vec<AppliedGroup>,
     /// Those of them that are not in force as written yet, because a group that they name has not been seen as a whole.
@@ -50,7 +51,7 @@ pub fn plan(cluster: &Cluster, node: &NodeName, exempt: &BTreeSet<Exemption>) ->
         named: compiled.named.values().cloned().collect(),
         endpoints: compiled.policy.endpoints.len(),
         addresses: compiled.policy.endpoints.values().flat_map(|endpoint| &endpoint.addresses).copied().collect(),
-        rules: compiled.policy.groups,
+        rules: Arc::new(compiled.policy.groups),
     }
 }
 

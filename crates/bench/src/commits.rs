@@ -43,7 +43,7 @@ fn pod(number: usize) -> Object {
     Manifest::pod(&format!("shop/pod-{number}"), "n1", &app).set("/status/podIPs", json!([{"ip": ip}])).fact()
 }
 
-/// A group whose members are at one port of each pod's group.
+/// A group with so many rules, each with a port and a peer of its own.
 fn group(number: usize, rules: usize, peers: usize) -> Object {
     let rule = |n: usize| json!({"protocol": "TCP", "port": 1000 + n, "from": [{"securityGroup": {"name": format!("peer-{}", (number + n) % peers)}}]});
     Manifest::group(&format!("shop/app-{number}"), json!({"ingress": (0..rules).map(rule).collect::<Vec<_>>()})).fact()
@@ -66,7 +66,7 @@ fn slices(peer: usize, members: std::ops::Range<usize>) -> Vec<Object> {
 }
 
 impl Node {
-    /// Pods by tens in groups, each with so many rules, whose peers have so many members together.
+    /// Pods that share so many groups, each with so many rules, whose peers have so many members together.
     fn new(pods: usize, groups: usize, rules: usize, peers: usize, members: usize) -> Result<Node> {
         let namespace = Namespace::create(&format!("ksgb{}-commits", std::process::id()))?;
         let kernel = namespace.run(Nftables::open)??;

@@ -42,6 +42,9 @@ fn rules_and_groups_in_force_have_series_and_no_others() {
         assert!(text.contains(series), "{series} in {text}");
     }
 
+    metrics.counted_of(&BTreeMap::new(), &[(web.clone(), rules(2))].into());
+    assert!(page(&registry).contains(r#"rule="sgr-00001"} 7"#), "a kernel that did not answer takes nothing back");
+
     metrics.counted_of(&counters, &[(web.clone(), rules(1))].into());
     assert!(!page(&registry).contains("sgr-00001"), "a rule that is gone");
     metrics.counted_of(&counters, &BTreeMap::new());
