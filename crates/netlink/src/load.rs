@@ -250,14 +250,19 @@ fn read_elements(socket: &mut Socket, set: &CString) -> Result<Option<Vec<Elemen
         let pieces: Option<Vec<Vec<Element>>> = pieces.into_iter().collect();
         let Some(pieces) = pieces else { return Ok(None) };
         let elements: Vec<Element> = pieces.into_iter().flatten().collect();
-        let distinct: BTreeSet<(&[u8], bool)> = elements.iter().map(|element| (element.key.as_slice(), element.end)).collect();
-        if distinct.len() == elements.len() {
+        if each_once(&elements) {
             return Ok(Some(elements));
         }
-        tracing::debug!(?set, attempt, twice = elements.len() - distinct.len(), "the kernel is rehashing; listing again");
+        tracing::debug!(?set, attempt, "the kernel is rehashing; listing again");
         std::thread::sleep(REHASH);
     }
     Err(Error::Unsettled { attempts: ATTEMPTS })
+}
+
+/// Whether no key stands here twice. Where one range ends and the next begins, the same key is an end and a beginning.
+fn each_once(elements: &[Element]) -> bool {
+    let mut seen = BTreeSet::new();
+    elements.iter().all(|element| seen.insert((element.key.as_slice(), element.end)))
 }
 
 fn set_of(family: Family, elements: Vec<Element>) -> Option<Set> {
@@ -367,4 +372,16 @@ fn ours(table: Option<CString>) -> Option<()> {
 
 fn string(name: CString) -> Option<String> {
     name.into_string().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_twice_shows_that_something_is_missing() {
+        let (first, end) = (Element::port(80), Element { end: true, ..Element::port(80) });
+        assert!(each_once(&[first.clone(), end.clone(), Element::port(81)]));
+        assert!(!each_once(&[first.clone(), end, first]));
+    }
 }
