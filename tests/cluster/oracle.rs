@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
+use imbl::OrdSet;
 use k8s_openapi::api::core::v1::Pod;
 use lab::Cluster;
 use policy::index::Object;
-use policy::model::{ConnState, NodeName, NodePolicy, Packet, Path, Payload, Transport, Verdict};
+use policy::model::{ConnState, GroupRef, NodeName, NodePolicy, Packet, Path, Payload, Transport, Verdict};
 use policy::{compile, resolve, verdict};
 use probe::{Probe, Target};
 
@@ -84,9 +85,8 @@ impl Facts {
             .map(|node| {
                 let mut policy = compile(&cluster, &resolution, &node).policy;
                 // Who is in a group is known here without slices.
-                for (group, members) in &mut policy.members {
-                    *members = resolution.addresses(group);
-                }
+                let known = |group: &GroupRef| (group.clone(), resolution.addresses(group).into_iter().collect::<OrdSet<_>>());
+                policy.members = policy.members.keys().map(known).collect();
                 (node, policy)
             })
             .collect())

@@ -192,7 +192,7 @@ impl Programs {
     fn plan(&mut self) -> Result<()> {
         for (name, node) in &mut self.nodes {
             let named: BTreeSet<String> = compile(&node.facts, &resolve(&node.facts), name).named.into_values().collect();
-            let listed = self.operator.slices.iter().filter(|(_, slice)| named.contains(&slice.group_id));
+            let listed = self.operator.slices.all().iter().filter(|(_, slice)| named.contains(&slice.group_id));
             let listed = listed.map(|(key, slice)| Object::MemberSlice(key.clone(), slice.clone())).collect();
             let _ = node.facts.reset(index::Kind::MemberSlice, listed);
             node.compiled = compile(&node.facts, &resolve(&node.facts), name);

@@ -3,6 +3,7 @@
 //! On a difference it prints the smallest policy, change and packet that show it, and the seed to meet it again.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
 use policy::model::{ConnState, Exemption, NodePolicy, Packet, Payload, Verdict};
@@ -152,10 +153,12 @@ fn the_kernel_says_what_the_oracle_says_where_pods_are_bridged() -> Result<()> {
 
 /// Each rule of a group opens one port too many.
 fn one_port_too_many(ruleset: &mut Ruleset) {
-    let of_groups = ruleset.chains.iter_mut().filter(|(name, _)| name.starts_with("in/") || name.starts_with("out/"));
-    for test in of_groups.flat_map(|(_, chain)| &mut chain.rules).flat_map(|rule| &mut rule.matches) {
-        if let Match::DestinationPorts { to, .. } = test {
-            *to = to.saturating_add(1);
+    for name in ruleset.chains.clone().keys().filter(|name| name.starts_with("in/") || name.starts_with("out/")) {
+        let Some(chain) = ruleset.chains.get_mut(name) else { continue };
+        for test in Arc::make_mut(chain).rules.iter_mut().flat_map(|rule| &mut rule.matches) {
+            if let Match::DestinationPorts { to, .. } = test {
+                *to = to.saturating_add(1);
+            }
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The loop: one task owns the facts, no locks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::NodeReportStatus;
+use imbl::OrdMap;
 use k8s_openapi::jiff::Timestamp;
 use policy::index::Changed;
 use policy::model::{GroupRef, GroupRules};
@@ -50,7 +51,7 @@ pub struct Agent {
     /// Counts.
     pub metrics: Metrics,
     /// The rules in force.
-    pub rules: Arc<BTreeMap<GroupRef, GroupRules>>,
+    pub rules: OrdMap<GroupRef, Arc<GroupRules>>,
     /// A first sync has succeeded.
     pub synced: bool,
 }

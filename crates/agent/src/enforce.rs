@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use ruleset::{Counter, Kernel, Ruleset, Transaction, diff};
+use ruleset::{Counter, Fingerprint, Kernel, Ruleset, Transaction, diff};
 use runtime::client::with_causes;
 
 use crate::plan::Plan;
@@ -73,8 +73,8 @@ enum Held {
     Unread,
     /// Nothing, another's, or unknown after a failure: it is replaced as a whole, in one transaction like every change (S42).
     Unknown,
-    /// This, whose hash is that.
-    Table(Ruleset, String),
+    /// This.
+    Table(Ruleset, Fingerprint),
 }
 
 impl<K: Kernel> Enforcement<K> {
@@ -95,23 +95,26 @@ impl<K: Kernel> Enforcement<K> {
         };
         let transaction = if transaction.replaces() { self.keeping(transaction) } else { transaction };
         let ops = transaction.ops.len();
-        let hash = match &self.held {
-            Held::Table(_, hash) if transaction.is_empty() => hash.clone(),
+        let fingerprint = match &self.held {
+            Held::Table(_, fingerprint) if transaction.is_empty() => *fingerprint,
             _ => {
+                let fingerprint = match &self.held {
+                    Held::Table(table, fingerprint) => fingerprint.follow(table, &plan.ruleset),
+                    Held::Unread | Held::Unknown => Fingerprint::of(&plan.ruleset),
+                };
                 if let Err(error) = self.kernel.commit(&transaction) {
                     // Also a commit whose answer was lost may have taken effect.
                     self.held = Held::Unknown;
                     return Err(self.failure(&error));
                 }
                 self.last_commit = Some(now());
-                let hash = plan.ruleset.hash();
-                self.held = Held::Table(plan.ruleset.clone(), hash.clone());
-                self.stands = Some(hash.clone());
-                hash
+                self.held = Held::Table(plan.ruleset.clone(), fingerprint);
+                self.stands = Some(fingerprint.to_string());
+                fingerprint
             }
         };
         let repaired = std::mem::take(&mut self.foreign);
-        Ok(Committed { value: plan, hash, last_commit: self.last_commit.clone(), ops, before, repaired })
+        Ok(Committed { value: plan, hash: fingerprint.to_string(), last_commit: self.last_commit.clone(), ops, before, repaired })
     }
 
     /// What an earlier run, or somebody else, has left.
@@ -120,9 +123,9 @@ impl<K: Kernel> Enforcement<K> {
             Ok(found) => {
                 self.unreadable = 0;
                 let Some(table) = found else { return Ok(Held::Unknown) };
-                let hash = table.hash();
-                self.stands = Some(hash.clone());
-                Ok(Held::Table(table, hash))
+                let fingerprint = Fingerprint::of(&table);
+                self.stands = Some(fingerprint.to_string());
+                Ok(Held::Table(table, fingerprint))
             }
             Err(error) => {
                 self.unreadable += 1;

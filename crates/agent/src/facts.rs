@@ -9,7 +9,7 @@ use policy::index::{Changed, Kind};
 use policy::model::{Exemption, NodeName};
 use runtime::watch::Change;
 
-use crate::plan::{Plan, plan};
+use crate::plan::{Plan, Planner, Since};
 use crate::slices::{Epoch, Slices, concerns_slices};
 
 /// What the watches say.
@@ -37,8 +37,11 @@ pub const FIRST: [Kind; 5] = [Kind::Pod, Kind::SecurityGroup, Kind::Attachment, 
 /// All facts of this node.
 #[derive(Debug)]
 pub struct Facts<W> {
-    node: NodeName,
-    exempt: BTreeSet<Exemption>,
+    /// Where cluster DNS is exempt (S36), it has to be known where it answers.
+    exempts_dns: bool,
+    planner: Planner,
+    /// What has changed since the last plan.
+    since: Since,
     cluster: Cluster,
     listed: BTreeSet<Kind>,
     slices: Slices<W>,
@@ -47,7 +50,14 @@ pub struct Facts<W> {
 impl<W> Facts<W> {
     /// Nothing known yet but what the administrator exempts (S36).
     pub fn new(node: NodeName, exempt: BTreeSet<Exemption>) -> Facts<W> {
-        Facts { node, exempt, cluster: Cluster::default(), listed: BTreeSet::new(), slices: Slices::default() }
+        Facts {
+            exempts_dns: exempt.contains(&Exemption::ClusterDns),
+            planner: Planner::new(node, exempt),
+            since: Since::Anything,
+            cluster: Cluster::default(),
+            listed: BTreeSet::new(),
+            slices: Slices::default(),
+        }
     }
 
     /// Takes a message; whether it calls for another plan.
@@ -61,6 +71,9 @@ impl<W> Facts<W> {
                     _ => false,
                 };
                 let changed = change.apply_to(&mut self.cluster);
+                if changed == Changed::Yes {
+                    self.since = Since::Anything;
+                }
                 // An empty first list is news as well.
                 if first { Changed::Yes } else { changed }
             }
@@ -70,15 +83,15 @@ impl<W> Facts<W> {
     /// What should be in force now; `None` as long as a first list is missing, since a table made from half the facts would open what is
     /// closed and close what is open. Asks for the member slices that the plan names by `open`.
     pub fn plan(&mut self, mut open: impl FnMut(Epoch, &BTreeSet<String>) -> W) -> Option<Plan> {
-        let dns = self.exempt.contains(&Exemption::ClusterDns).then_some(&Kind::Dns);
+        let dns = self.exempts_dns.then_some(&Kind::Dns);
         if !FIRST.iter().chain(dns).all(|kind| self.listed.contains(kind)) {
             return None;
         }
-        let mut planned = plan(&self.cluster, &self.node, &self.exempt);
+        let mut planned = self.planner.plan(&self.cluster, std::mem::replace(&mut self.since, Since::Slices));
         let before = self.slices.listed();
         self.slices.want(planned.named.clone(), &mut self.cluster, &mut open);
         if !before && self.slices.listed() {
-            planned = plan(&self.cluster, &self.node, &self.exempt);
+            planned = self.planner.plan(&self.cluster, Since::Slices);
         }
         self.slices.listed().then_some(planned)
     }

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::{AppliedGroup, AppliedObject, Exempted, ReportedProblem};
-use policy::model::{Exemption, GroupRef, GroupRules, NodeName};
-use policy::{Cluster, Compiled, compile, resolve};
-use ruleset::{Ruleset, exemption_counter, lower};
+use imbl::OrdMap;
+use policy::model::{Exemption, GroupRef, GroupRules, NodeName, NodePolicy};
+use policy::{Cluster, Compiled, Compiler, resolve};
+use ruleset::{Lowering, Ruleset, exemption_counter};
 
 /// What should be in force on this node, and what can be said of it once it is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,7 +16,7 @@ pub struct Plan {
     /// The table.
     pub ruleset: Ruleset,
     /// The rules of the groups that have a say here, each of which has its counters in the table.
-    pub rules: Arc<BTreeMap<GroupRef, GroupRules>>,
+    pub rules: OrdMap<GroupRef, Arc<GroupRules>>,
     /// The groups with an endpoint here.
     pub groups: Vec<AppliedGroup>,
     /// Those of them that are not in force as written yet, because a group that they name has not been seen as a whole.
@@ -38,20 +39,57 @@ pub struct Plan {
 
 /// Depends on the facts and on what the administrator exempts alone.
 pub fn plan(cluster: &Cluster, node: &NodeName, exempt: &BTreeSet<Exemption>) -> Plan {
-    let mut compiled = compile(cluster, &resolve(cluster), node);
-    compiled.policy.exempt.clone_from(exempt);
-    Plan {
-        ruleset: lower(&compiled.policy),
-        groups: groups(cluster, &compiled),
-        incomplete: incomplete(&compiled),
-        attachments: attachments(cluster, &compiled),
-        prefix_lists: prefix_lists(cluster, &compiled),
-        exemptions: exemptions(exempt),
-        problems: problems(&compiled),
-        named: compiled.named.values().cloned().collect(),
-        endpoints: compiled.policy.endpoints.len(),
-        addresses: compiled.policy.endpoints.values().flat_map(|endpoint| &endpoint.addresses).copied().collect(),
-        rules: Arc::new(compiled.policy.groups),
+    Planner::new(node.clone(), exempt.clone()).plan(cluster, Since::Anything)
+}
+
+/// What may have changed since the last plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// Member slices alone.
+    Slices,
+    /// Whatever there is.
+    Anything,
+}
+
+/// Plans again and again, each time at the cost of what has changed: the same plan as from nothing.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    exempt: BTreeSet<Exemption>,
+    compiler: Compiler,
+    lowering: Lowering,
+    last: Plan,
+}
+
+impl Planner {
+    /// For this node, of which nothing is known yet.
+    pub fn new(node: NodeName, exempt: BTreeSet<Exemption>) -> Planner {
+        Planner { exempt, compiler: Compiler::new(node), lowering: Lowering::default(), last: Plan::default() }
+    }
+
+    /// What should be in force by these facts. The first time anything has changed.
+    pub fn plan(&mut self, cluster: &Cluster, since: Since) -> Plan {
+        let compiled = match since {
+            Since::Slices => self.compiler.follow_slices(cluster),
+            Since::Anything => self.compiler.compile(cluster, resolve(cluster)),
+        };
+        let policy = NodePolicy { exempt: self.exempt.clone(), ..compiled.policy.clone() };
+        let of_members = Plan { ruleset: self.lowering.lower(&policy), incomplete: incomplete(compiled), ..self.last.clone() };
+        self.last = match since {
+            Since::Slices => of_members,
+            Since::Anything => Plan {
+                groups: groups(cluster, compiled),
+                attachments: attachments(cluster, compiled),
+                prefix_lists: prefix_lists(cluster, compiled),
+                exemptions: exemptions(&self.exempt),
+                problems: problems(compiled),
+                named: compiled.named.values().cloned().collect(),
+                endpoints: policy.endpoints.len(),
+                addresses: policy.endpoints.values().flat_map(|endpoint| &endpoint.addresses).copied().collect(),
+                rules: policy.groups,
+                ..of_members
+            },
+        };
+        self.last.clone()
     }
 }
 
@@ -76,6 +114,9 @@ fn groups(cluster: &Cluster, compiled: &Compiled) -> Vec<AppliedGroup> {
 }
 
 fn incomplete(compiled: &Compiled) -> BTreeSet<GroupRef> {
+    if compiled.awaited.is_empty() {
+        return BTreeSet::new();
+    }
     let names_awaited = |rules: &GroupRules| rules.groups().any(|group| compiled.awaited.contains(group));
     compiled.policy.groups.iter().filter(|(_, rules)| names_awaited(rules)).map(|(group, _)| group.clone()).collect()
 }

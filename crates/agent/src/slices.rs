@@ -67,6 +67,7 @@ impl<W> Slices<W> {
                 // watch, which `want` opens, has listed it.
                 let kept: BTreeMap<_, _> = cluster
                     .slices
+                    .all()
                     .iter()
                     .filter(|(_, slice)| self.wanted.contains(&slice.group_id) && !pending.ids.contains(&slice.group_id))
                     .map(|(name, slice)| (name.clone(), slice.clone()))

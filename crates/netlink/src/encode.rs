@@ -1,9 +1,9 @@
 //! The steps of a transaction as netlink messages.
 
-use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::net::IpAddr;
 
+use imbl::OrdMap;
 use policy::model::Family;
 use ruleset::{Base, Hook, Op, PortMap, TABLE, Transaction, next};
 
@@ -164,7 +164,7 @@ fn new_set(table: &CStr, set: &str, (kind, length): (u32, u32)) -> Result<Set, M
 }
 
 /// Ranges as the kernel takes them: the first address, and the one behind the last as an end; none behind the last of all addresses.
-fn bounds(ranges: &BTreeMap<IpAddr, IpAddr>) -> Vec<Element> {
+fn bounds(ranges: &OrdMap<IpAddr, IpAddr>) -> Vec<Element> {
     let end = |last: &IpAddr| next(*last).map(|behind| Element { end: true, ..Element::key(behind) });
     ranges.iter().flat_map(|(first, last)| std::iter::once(Element::key(*first)).chain(end(last))).collect()
 }

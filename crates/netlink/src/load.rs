@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use imbl::OrdMap;
 use policy::model::Family;
 use ruleset::{Base, Counter, Hook, IntervalSet, PortMap, Ruleset, Set, VerdictMap, previous};
 
@@ -193,7 +195,7 @@ fn read_sets(socket: &mut Socket, ruleset: &mut Ruleset) -> Result<bool, Error> 
             SetKind::Hash(family) => set_of(family, elements).map(|set| ruleset.sets.insert(name, set)).is_some(),
             SetKind::Interval(family) => intervals_of(family, elements).map(|set| ruleset.intervals.insert(name, set)).is_some(),
             SetKind::Map(family) => map_of(family, elements).map(|map| ruleset.maps.insert(name, map)).is_some(),
-            SetKind::Ports { ranges } => ports_of(ranges, elements).map(|map| ruleset.port_maps.insert(name, map)).is_some(),
+            SetKind::Ports { ranges } => ports_of(ranges, elements).map(|map| ruleset.port_maps.insert(name, map.into())).is_some(),
         };
         if !fits {
             return Ok(false);
@@ -289,7 +291,7 @@ fn intervals_of(family: Family, elements: Vec<Element>) -> Option<IntervalSet> {
     if bounds.first().is_some_and(|(address, end)| *end && previous(*address).is_none()) {
         bounds.remove(0);
     }
-    let mut ranges = BTreeMap::new();
+    let mut ranges = OrdMap::new();
     let mut bounds = bounds.into_iter();
     while let Some((first, end)) = bounds.next() {
         let last = match bounds.next() {
@@ -361,7 +363,7 @@ fn read_rules(socket: &mut Socket, ruleset: &mut Ruleset) -> Result<bool, Error>
     for (chain, rule) in rules {
         // A chain that appeared after the listing of chains: this reading is discarded, for the generation has changed.
         let Some(chain) = ruleset.chains.get_mut(&chain) else { return Ok(false) };
-        chain.rules.push(rule);
+        Arc::make_mut(chain).rules.push(rule);
     }
     Ok(true)
 }

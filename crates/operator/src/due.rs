@@ -94,7 +94,7 @@ impl Written {
     pub fn is_seen(&self, facts: &Facts) -> bool {
         let cluster = &facts.cluster;
         match self {
-            Written::Slice(key, slice) => cluster.slices.get(key) == slice.as_ref(),
+            Written::Slice(key, slice) => cluster.slices.all().get(key) == slice.as_ref(),
             Written::Finalizer(object, uid, held) => facts.held(object).is_none_or(|now| now.uid != *uid || now.held == *held),
             Written::Group(group, uid, status) => {
                 cluster.groups.get(group).is_none_or(|now| now.uid != *uid) || facts.group_statuses.get(group) == Some(status)

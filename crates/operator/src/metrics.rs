@@ -69,7 +69,7 @@ impl Metrics {
             ("SecurityGroup", cluster.groups.len()),
             ("Attachment", cluster.attachments.len()),
             ("PrefixList", cluster.prefix_lists.len()),
-            ("MemberSlice", cluster.slices.len()),
+            ("MemberSlice", cluster.slices.all().len()),
             ("NodeReport", facts.reports.len()),
         ];
         for (kind, count) in counts {

@@ -4,10 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use api::OnDeny;
+use imbl::OrdSet;
+use imbl::ordmap::DiffItem;
+use imbl::ordset;
 
+use crate::counted::Counted;
 use crate::index::Cluster;
-use crate::model::{Endpoint, GroupRef, NodeName, NodePolicy};
+use crate::model::{Endpoint, GroupRef, NodeName, NodePolicy, PrefixListRef};
 use crate::problem::{AttachmentRef, ObjectRef, Problem};
+use crate::published::Published;
 use crate::resolve::{Membership, Resolution};
 
 /// A node's policy and what can be said of it.
@@ -29,21 +34,163 @@ pub struct Compiled {
 /// From memberships to the policy of one node: its own endpoints, the rules of their groups, the members and networks these rules name.
 /// What is exempt (S36) is as it is by default; no object of the cluster says otherwise.
 pub fn compile(cluster: &Cluster, resolution: &Resolution, node: &NodeName) -> Compiled {
-    let mut compiled = Compiled::default();
-    for (pod, membership) in resolution.endpoints.iter().filter(|(_, m)| m.node.as_ref() == Some(node)) {
-        compiled.policy.endpoints.insert(pod.clone(), endpoint(cluster, membership));
-        for group in &membership.groups {
-            if let Some(facts) = cluster.groups.get(group) {
-                compiled.policy.groups.entry(group.clone()).or_insert_with(|| facts.rules.clone());
+    Compiler::new(node.clone()).compile(cluster, resolution.clone()).clone()
+}
+
+/// Compiles again and again for one node, each time at the cost of what has changed since the last.
+#[derive(Clone, Debug)]
+pub struct Compiler {
+    node: NodeName,
+    resolution: Resolution,
+    compiled: Compiled,
+    named: Counted<GroupRef>,
+    named_lists: Counted<PrefixListRef>,
+    /// The addresses of this node's pods, in groups or not.
+    local: BTreeSet<IpAddr>,
+    sources: BTreeMap<GroupRef, Source>,
+}
+
+/// What the members of a named group were made from.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Source {
+    published: OrdSet<IpAddr>,
+    here: BTreeSet<IpAddr>,
+}
+
+impl Source {
+    /// Whether an address is a member's.
+    fn has(&self, address: IpAddr, local: &BTreeSet<IpAddr>) -> bool {
+        self.here.contains(&address) || self.published.contains(&address) && !local.contains(&address)
+    }
+
+    /// What one lists and the other does not.
+    fn differs(&self, other: &Source) -> BTreeSet<IpAddr> {
+        let published = self.published.diff(&other.published).map(|item| match item {
+            ordset::DiffItem::Add(address) | ordset::DiffItem::Remove(address) => *address,
+        });
+        published.chain(self.here.symmetric_difference(&other.here).copied()).collect()
+    }
+}
+
+impl Compiler {
+    /// For this node, of which nothing is known yet.
+    pub fn new(node: NodeName) -> Compiler {
+        Compiler {
+            node,
+            resolution: Resolution::default(),
+            compiled: Compiled::default(),
+            named: Counted::default(),
+            named_lists: Counted::default(),
+            local: BTreeSet::new(),
+            sources: BTreeMap::new(),
+        }
+    }
+
+    /// What is in force by these facts, of which `resolution` is the sum.
+    pub fn compile(&mut self, cluster: &Cluster, resolution: Resolution) -> &Compiled {
+        self.resolution = resolution;
+        self.endpoints(cluster);
+        let moved = self.local(cluster);
+        self.members(cluster, &moved);
+        self.prefix_lists(cluster);
+        self.compiled.attachments = attachments_here(&self.resolution, &self.compiled.policy);
+        self.compiled.policy.cluster_dns = cluster.dns.values().flatten().copied().collect();
+        self.compiled.problems = problems(cluster, &self.resolution, &self.compiled);
+        &self.compiled
+    }
+
+    /// The same where nothing but member slices has changed since the last time.
+    pub fn follow_slices(&mut self, cluster: &Cluster) -> &Compiled {
+        self.members(cluster, &BTreeSet::new());
+        &self.compiled
+    }
+
+    fn endpoints(&mut self, cluster: &Cluster) {
+        let policy = &mut self.compiled.policy;
+        let before = std::mem::take(&mut policy.groups);
+        policy.endpoints.clear();
+        for (pod, membership) in self.resolution.endpoints.iter().filter(|(_, m)| m.node.as_ref() == Some(&self.node)) {
+            policy.endpoints.insert(pod.clone(), endpoint(cluster, membership));
+            for group in &membership.groups {
+                if let Some(facts) = cluster.groups.get(group) {
+                    policy.groups.entry(group.clone()).or_insert_with(|| facts.rules.clone());
+                }
+            }
+        }
+        for change in before.diff(&policy.groups) {
+            if let DiffItem::Add(_, rules) | DiffItem::Update { new: (_, rules), .. } = change {
+                self.named.need_all(rules.groups());
+                self.named_lists.need_all(rules.prefix_lists());
+            }
+            if let DiffItem::Remove(_, rules) | DiffItem::Update { old: (_, rules), .. } = change {
+                self.named.release_all(rules.groups());
+                self.named_lists.release_all(rules.prefix_lists());
             }
         }
     }
-    compiled.attachments = attachments_here(resolution, &compiled.policy);
-    members(cluster, resolution, node, &mut compiled);
-    prefix_lists(cluster, &mut compiled);
-    compiled.policy.cluster_dns = cluster.dns.values().flatten().copied().collect();
-    compiled.problems = problems(cluster, resolution, &compiled);
-    compiled
+
+    /// Learns the addresses of this node's pods, in groups or not; those that have come or gone.
+    fn local(&mut self, cluster: &Cluster) -> BTreeSet<IpAddr> {
+        let pods = cluster.pods.values().filter(|pod| pod.node.as_ref() == Some(&self.node) && !pod.finished && !pod.host_network);
+        let local = pods.flat_map(|pod| pod.addresses.iter().copied()).collect();
+        let before = std::mem::replace(&mut self.local, local);
+        &before ^ &self.local
+    }
+
+    /// The addresses of every named group: from its slices, but for the pods of this node, which the node knows first and best.
+    fn members(&mut self, cluster: &Cluster, moved: &BTreeSet<IpAddr>) {
+        let Compiled { policy, named, awaited, .. } = &mut self.compiled;
+        // S20: a group that does not exist has no members, whatever slices are left of it.
+        named.retain(|group, _| {
+            let stays = self.named.contains(group) && cluster.groups.contains_key(group);
+            if !stays {
+                awaited.remove(group);
+                policy.members.remove(group);
+                self.sources.remove(group);
+            }
+            stays
+        });
+        for group in self.named.iter() {
+            let Some(facts) = cluster.groups.get(group) else { continue };
+            if named.get(group) != Some(&facts.id) {
+                named.insert(group.clone(), facts.id.clone());
+            }
+            let published = cluster.slices.of(&group.namespace, &facts.id);
+            match published.is_some_and(Published::has_head) {
+                true => drop(awaited.remove(group)),
+                false => drop(awaited.insert(group.clone())),
+            }
+            let here = self.resolution.members.get(group).into_iter().flatten().filter_map(|pod| policy.endpoints.get(pod));
+            let source = Source {
+                published: published.map(|published| published.addresses().clone()).unwrap_or_default(),
+                here: here.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect(),
+            };
+            let (mut addresses, doubtful) = match (self.sources.get(group), policy.members.get(group)) {
+                (Some(before), Some(addresses)) => (addresses.clone(), &before.differs(&source) | moved),
+                _ => (source.published.clone(), &self.local | &source.here),
+            };
+            for address in doubtful {
+                // What stays as it is stays shared.
+                match (source.has(address, &self.local), addresses.contains(&address)) {
+                    (true, false) => drop(addresses.insert(address)),
+                    (false, true) => drop(addresses.remove(&address)),
+                    _ => {}
+                }
+            }
+            if !policy.members.get(group).is_some_and(|before| before.ptr_eq(&addresses)) {
+                policy.members.insert(group.clone(), addresses);
+            }
+            if self.sources.get(group) != Some(&source) {
+                self.sources.insert(group.clone(), source);
+            }
+        }
+    }
+
+    /// The entries of every named list that exists (S20, S21).
+    fn prefix_lists(&mut self, cluster: &Cluster) {
+        let entries = |list: &PrefixListRef| Some((list.clone(), cluster.prefix_lists.get(list)?.entries.clone()));
+        self.compiled.policy.prefix_lists = self.named_lists.iter().filter_map(entries).collect();
+    }
 }
 
 fn endpoint(cluster: &Cluster, membership: &Membership) -> Endpoint {
@@ -61,43 +208,6 @@ fn endpoint(cluster: &Cluster, membership: &Membership) -> Endpoint {
 fn attachments_here(resolution: &Resolution, policy: &NodePolicy) -> BTreeSet<AttachmentRef> {
     let here = |pods: &BTreeSet<_>| pods.iter().any(|pod| policy.endpoints.contains_key(pod));
     resolution.attached.iter().filter(|(_, pods)| here(pods)).map(|(attachment, _)| attachment.clone()).collect()
-}
-
-/// The addresses of every named group: from its slices, but for the pods of this node, which the node knows first and best.
-fn members(cluster: &Cluster, resolution: &Resolution, node: &NodeName, compiled: &mut Compiled) {
-    let local: BTreeSet<IpAddr> = cluster
-        .pods
-        .values()
-        .filter(|pod| pod.node.as_ref() == Some(node) && !pod.finished && !pod.host_network)
-        .flat_map(|pod| pod.addresses.iter().copied())
-        .collect();
-    // A slice speaks for groups of its own namespace only: who may write there decides nothing elsewhere (S7, P58).
-    let mut slices: BTreeMap<(&str, &str), Vec<_>> = BTreeMap::new();
-    for ((namespace, _), slice) in &cluster.slices {
-        slices.entry((namespace, &slice.group_id)).or_default().push(slice);
-    }
-    for group in compiled.policy.named() {
-        // S20: a group that does not exist has no members, whatever slices are left of it.
-        let Some(facts) = cluster.groups.get(&group) else { continue };
-        let slices = slices.get(&(group.namespace.as_str(), facts.id.as_str())).map(Vec::as_slice).unwrap_or_default();
-        if !slices.iter().any(|slice| slice.head) {
-            compiled.awaited.insert(group.clone());
-        }
-        let elsewhere = slices.iter().flat_map(|slice| &slice.addresses).filter(|address| !local.contains(address)).copied();
-        let here = resolution.members.get(&group).into_iter().flatten().filter_map(|pod| compiled.policy.endpoints.get(pod));
-        let addresses = elsewhere.chain(here.flat_map(|endpoint| endpoint.addresses.iter().copied())).collect();
-        compiled.named.insert(group.clone(), facts.id.clone());
-        compiled.policy.members.insert(group, addresses);
-    }
-}
-
-/// The entries of every named list that exists (S20, S21).
-fn prefix_lists(cluster: &Cluster, compiled: &mut Compiled) {
-    for list in compiled.policy.named_lists() {
-        if let Some(facts) = cluster.prefix_lists.get(&list) {
-            compiled.policy.prefix_lists.insert(list, facts.entries.clone());
-        }
-    }
 }
 
 /// Problems of the groups and attachments that have an endpoint here, and of the prefix lists that these groups name.

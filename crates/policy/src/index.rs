@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::{AttachmentSpec, OnDeny, PrefixListSpec, SecurityGroupSpec};
 use ipnet::IpNet;
@@ -18,6 +19,7 @@ use crate::id;
 use crate::model::{GroupRef, GroupRules, NodeName, PodRef, PrefixListRef};
 use crate::parse;
 use crate::problem::{AttachmentRef, NOT_UNDERSTOOD, ObjectRef, Problem};
+use crate::published::MemberSlices;
 
 /// All facts that a program knows.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,7 +37,7 @@ pub struct Cluster {
     /// Where cluster DNS answers, by namespace and name of the EndpointSlice; known only where it is exempt (S36).
     pub dns: BTreeMap<(String, String), BTreeSet<IpAddr>>,
     /// Member slices by namespace and name.
-    pub slices: BTreeMap<(String, String), MemberSlice>,
+    pub slices: MemberSlices,
 }
 
 /// A pod.
@@ -67,7 +69,7 @@ pub struct SecurityGroup {
     /// `metadata.generation`.
     pub generation: i64,
     /// Its rules, canonical, without duplicates.
-    pub rules: GroupRules,
+    pub rules: Arc<GroupRules>,
     /// Where each rule stands: id to `ingress[1].from[0]`, the first place of several.
     pub places: BTreeMap<String, String>,
     /// How denied packets are answered.
@@ -86,7 +88,7 @@ pub struct PrefixList {
     /// `metadata.generation`.
     pub generation: i64,
     /// Its entries, host bits cleared, each once.
-    pub entries: BTreeSet<IpNet>,
+    pub entries: Arc<BTreeSet<IpNet>>,
     /// What it weighs in a group's quota (S24).
     pub max_entries: usize,
     /// What of it is not in force as written.
@@ -239,7 +241,13 @@ impl Cluster {
             Object::Attachment(key, value) => insert(&mut self.attachments, key, value),
             Object::PrefixList(key, value) => insert(&mut self.prefix_lists, key, value),
             Object::Namespace(key, value) => insert(&mut self.namespaces, key, value),
-            Object::MemberSlice(key, value) => insert(&mut self.slices, key, value),
+            Object::MemberSlice(key, value) => {
+                let changed = self.slices.all().get(&key) != Some(&value);
+                if changed {
+                    self.slices.insert(key, value);
+                }
+                changed.into()
+            }
             Object::Dns(key, value) => insert(&mut self.dns, key, value),
         }
     }
@@ -270,7 +278,11 @@ impl Cluster {
             Kind::Attachment => replace(&mut self.attachments, listed.attachments),
             Kind::PrefixList => replace(&mut self.prefix_lists, listed.prefix_lists),
             Kind::Namespace => replace(&mut self.namespaces, listed.namespaces),
-            Kind::MemberSlice => replace(&mut self.slices, listed.slices),
+            Kind::MemberSlice => {
+                let changed = self.slices != listed.slices;
+                self.slices.replace(listed.slices);
+                changed.into()
+            }
             Kind::Dns => replace(&mut self.dns, listed.dns),
         }
     }
@@ -320,7 +332,7 @@ impl Object {
         let mut facts = SecurityGroup {
             id: id::group(&uid),
             generation: metadata.generation.unwrap_or_default(),
-            rules: GroupRules::default(),
+            rules: Arc::default(),
             places: BTreeMap::new(),
             on_deny: OnDeny::Drop,
             problems: Vec::new(),

@@ -1,10 +1,12 @@
 //! The words of the policy: parsed once, compared and ordered everywhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::OnDeny;
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 /// A SecurityGroup by namespace and name. Written `shop/web`.
@@ -163,17 +165,17 @@ pub struct Rule {
     pub id: String,
 }
 
-/// What a node has to enforce: the output of `compile`, the input of `verdict` and of `lower`.
+/// What a node has to enforce: the output of `compile`, the input of `verdict` and of `lower`. A copy shares everything with the original.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodePolicy {
     /// The guarded endpoints of this node. No two have an address in common.
-    pub endpoints: BTreeMap<PodRef, Endpoint>,
+    pub endpoints: OrdMap<PodRef, Endpoint>,
     /// The rules of every group that an endpoint here is in.
-    pub groups: BTreeMap<GroupRef, GroupRules>,
+    pub groups: OrdMap<GroupRef, Arc<GroupRules>>,
     /// The members' addresses of every group that one of these rules names and that exists; one that does not is not here (S20).
-    pub members: BTreeMap<GroupRef, BTreeSet<IpAddr>>,
+    pub members: OrdMap<GroupRef, OrdSet<IpAddr>>,
     /// The entries of every prefix list that one of these rules names and that exists, host bits cleared; one that does not is not here.
-    pub prefix_lists: BTreeMap<PrefixListRef, BTreeSet<IpNet>>,
+    pub prefix_lists: OrdMap<PrefixListRef, Arc<BTreeSet<IpNet>>>,
     /// What always passes here.
     pub exempt: BTreeSet<Exemption>,
     /// The addresses at which cluster DNS answers; looked at only with [`Exemption::ClusterDns`].
@@ -183,10 +185,10 @@ pub struct NodePolicy {
 impl Default for NodePolicy {
     fn default() -> Self {
         NodePolicy {
-            endpoints: BTreeMap::new(),
-            groups: BTreeMap::new(),
-            members: BTreeMap::new(),
-            prefix_lists: BTreeMap::new(),
+            endpoints: OrdMap::new(),
+            groups: OrdMap::new(),
+            members: OrdMap::new(),
+            prefix_lists: OrdMap::new(),
             exempt: Exemption::DEFAULT.into(),
             cluster_dns: BTreeSet::new(),
         }
@@ -237,12 +239,12 @@ impl Exemption {
 impl NodePolicy {
     /// Every group that some rule names, whether it exists or not.
     pub fn named(&self) -> BTreeSet<GroupRef> {
-        self.groups.values().flat_map(GroupRules::groups).cloned().collect()
+        self.groups.values().flat_map(|rules| rules.groups()).cloned().collect()
     }
 
     /// Every prefix list that some rule names, whether it exists or not.
     pub fn named_lists(&self) -> BTreeSet<PrefixListRef> {
-        self.groups.values().flat_map(GroupRules::prefix_lists).cloned().collect()
+        self.groups.values().flat_map(|rules| rules.prefix_lists()).cloned().collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use api::{
     AddressFamily, Connections, ObjectPeer, Peer as WrittenPeer, PrefixListSpec, Preset, PresetTraffic, ProtocolField, SecurityGroupSpec,
@@ -76,7 +77,7 @@ pub(crate) fn prefix_list(list: &PrefixListRef, spec: &PrefixListSpec, facts: &m
                 facts.problems.push(Problem::of_rule(object(), place, NOT_UNDERSTOOD, why));
             }
             Ok(net) => {
-                if facts.entries.insert(net) {
+                if Arc::make_mut(&mut facts.entries).insert(net) {
                     places.insert(net, place);
                 } else {
                     let first = places.get(&net).map_or("", String::as_str);
@@ -146,8 +147,8 @@ impl Reading<'_> {
     fn pair(&mut self, direction: Direction, place: String, traffic: Traffic, peer: Peer) {
         let id = id::rule(&self.facts.uid, direction, traffic, &peer);
         let rules = match direction {
-            Direction::Ingress => &mut self.facts.rules.ingress,
-            Direction::Egress => &mut self.facts.rules.egress,
+            Direction::Ingress => &mut Arc::make_mut(&mut self.facts.rules).ingress,
+            Direction::Egress => &mut Arc::make_mut(&mut self.facts.rules).egress,
         };
         if rules.insert(Rule { traffic, peer, id: id.clone() }) {
             self.facts.places.insert(id, place);

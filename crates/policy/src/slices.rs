@@ -80,10 +80,10 @@ impl SliceOp {
 pub fn plan(cluster: &Cluster, resolution: &Resolution) -> Vec<SliceOp> {
     let named = named_groups(cluster);
     let mut existing: BTreeMap<(&str, &str), Vec<(&SliceKey, &MemberSlice)>> = BTreeMap::new();
-    for (key, slice) in &cluster.slices {
+    for (key, slice) in cluster.slices.all() {
         existing.entry((&key.0, &slice.group_id)).or_default().push((key, slice));
     }
-    let mut names = Names { taken: cluster.slices.keys().cloned().collect() };
+    let mut names = Names { taken: cluster.slices.all().keys().cloned().collect() };
     let mut ops = Vec::new();
     for (group, facts) in named {
         let slices = existing.remove(&(group.namespace.as_str(), facts.id.as_str())).unwrap_or_default();

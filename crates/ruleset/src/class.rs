@@ -17,21 +17,16 @@
 //! member makes the kernel check every verdict of the table again; a port is found faster in a hash than among intervals.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-use ipnet::IpNet;
 use policy::model::{Direction, Family, GroupRef, NodePolicy, Peer, PortRange, Rule as PolicyRule, Traffic, Transport};
 
-use crate::intervals::merge;
 use crate::lower::{FAMILIES, ICMP, ICMPV6, accept, far_side, jump, members_name, prefixes_name, rule_counter, way};
 use crate::names;
-use crate::{Action, Chain, IntervalSet, Match, PortMap, Rule, Ruleset, Set, Side};
+use crate::piece::{Merge, Piece};
+use crate::{Action, Chain, Match, PortMap, Rule, Side};
 
 /// Up to here rules stand one after another: they are compared as fast as a map is asked, and each counts for itself.
 pub(crate) const FEW: usize = 8;
-
-/// Members that peers may have together to be merged.
-const MOST: usize = 65_536;
 
 /// A (rule, peer) pair and its counter.
 struct Pair<'a> {
@@ -39,31 +34,31 @@ struct Pair<'a> {
     rule: &'a PolicyRule,
 }
 
-/// The chain of a class in a direction, made if it is not there; none where no group has a say. Members and prefix lists have their sets
-/// already.
-pub(crate) fn chain(ruleset: &mut Ruleset, policy: &NodePolicy, groups: &[&GroupRef], direction: Direction, few: usize) -> Option<String> {
-    if groups.is_empty() {
-        return None;
-    }
-    let name = names::class(way(direction), groups);
-    if ruleset.chains.contains_key(&name) {
-        return Some(name);
-    }
+/// The name of the chain of the class of these groups.
+pub(crate) fn name(groups: &[GroupRef], direction: Direction) -> String {
+    names::class(way(direction), groups)
+}
+
+/// What the class of these groups needs in a direction.
+pub(crate) fn piece(policy: &NodePolicy, groups: &[GroupRef], direction: Direction, few: usize) -> Piece {
+    let name = name(groups, direction);
+    let mut piece = Piece::default();
     let mut pairs = Vec::new();
     for group in groups {
         let rules = policy.groups.get(group).map(|rules| if direction == Direction::Ingress { &rules.ingress } else { &rules.egress });
         pairs.extend(rules.into_iter().flatten().map(|rule| Pair { counter: rule_counter(direction, group, &rule.id), rule }));
     }
-    ruleset.counters.extend(pairs.iter().map(|pair| pair.counter.clone()));
-    let mut class = Class { ruleset, policy, side: far_side(direction), name: &name, few };
+    piece.counters.extend(pairs.iter().map(|pair| pair.counter.clone()));
+    piece.peers.extend(pairs.iter().map(|pair| &pair.rule.peer).filter(|peer| !matches!(peer, Peer::Net(_))).cloned());
+    let mut class = Class { piece: &mut piece, policy, side: far_side(direction), name: &name, few };
     let rules = if pairs.len() <= few { class.one_by_one(&pairs) } else { class.by_traffic(&pairs) };
-    ruleset.chains.insert(name.clone(), Chain { base: None, rules });
-    Some(name)
+    piece.chains.push((name, Chain { base: None, rules }));
+    piece
 }
 
 /// A class whose chains are being made.
 struct Class<'a> {
-    ruleset: &'a mut Ruleset,
+    piece: &'a mut Piece,
     policy: &'a NodePolicy,
     side: Side,
     name: &'a str,
@@ -100,10 +95,10 @@ impl Class<'_> {
                     // One port of the ranges is not the port that rules name alone.
                     let leaf = if ranges && ports.from == ports.to { format!("{leaf}-{}", ports.to) } else { leaf };
                     let rules = self.who_may(&leaf, &[], &FAMILIES, &pairs);
-                    self.ruleset.chains.insert(leaf.clone(), Chain { base: None, rules });
+                    self.piece.chains.push((leaf.clone(), Chain { base: None, rules }));
                     elements.insert(ports.from, (ports.to, leaf));
                 }
-                self.ruleset.port_maps.insert(map.clone(), PortMap { ranges, elements });
+                self.piece.port_maps.push((map.clone(), PortMap { ranges, elements }));
                 rules.push(Rule { matches: vec![Match::L4Proto(transport.number())], counter: None, action: Action::PortLookup(map) });
             };
             look_up(name.clone(), false, single_ports(&with_ports));
@@ -131,7 +126,7 @@ impl Class<'_> {
                 Some(number) if inner.len() > self.few => {
                     let chain = format!("{}/{own}", self.name);
                     rules.push(Rule { matches: vec![Match::L4Proto(number)], ..jump(chain.clone()) });
-                    self.ruleset.chains.insert(chain, Chain { base: None, rules: inner });
+                    self.piece.chains.push((chain, Chain { base: None, rules: inner }));
                 }
                 _ => rules.extend(inner),
             }
@@ -160,47 +155,22 @@ impl Class<'_> {
 
     /// None where the members are too many.
     fn merged_groups(&mut self, leaf: &str, tests: &[Match], families: &[Family], pairs: &[&&Pair<'_>]) -> Option<Vec<Rule>> {
-        let groups: BTreeSet<&GroupRef> = groups_of(pairs).collect();
-        let key = names::merged(groups.iter().flat_map(|group| [group.namespace.as_str(), &group.name]));
-        let name = |family| format!("members{}/{key}", digit(family));
-        if !self.ruleset.sets.contains_key(&name(Family::V4)) {
-            let members: BTreeSet<IpAddr> =
-                groups.into_iter().filter_map(|group| self.policy.members.get(group)).flatten().copied().collect();
-            if members.len() > MOST {
-                return None;
-            }
-            for family in FAMILIES {
-                let elements = members.iter().copied().filter(|address| Family::of(*address) == family).collect();
-                self.ruleset.sets.insert(name(family), Set { family, elements });
-            }
-        }
-        Some(self.merged(format!("{leaf}/members"), tests, families, name))
+        let merge = Merge::Groups(groups_of(pairs).cloned().collect());
+        let too_large = merge.too_large(self.policy);
+        self.piece.merges.insert(merge.clone());
+        (!too_large).then(|| self.merged(format!("{leaf}/members"), tests, families, &merge))
     }
 
     fn merged_nets(&mut self, leaf: &str, tests: &[Match], families: &[Family], pairs: &[&&Pair<'_>]) -> Vec<Rule> {
-        let peers: BTreeSet<&Peer> = pairs.iter().map(|pair| &pair.rule.peer).collect();
-        // By the peers, not by what they hold: an edit of a prefix list is a change of elements.
-        let words: Vec<String> = peers.iter().map(|peer| peer.to_string()).collect();
-        let key = names::merged(words.iter().map(String::as_str));
-        let mut nets: BTreeSet<IpNet> = BTreeSet::new();
-        for peer in peers {
-            match peer {
-                Peer::Net(net) => drop(nets.insert(net.trunc())),
-                Peer::PrefixList(list) => nets.extend(self.policy.prefix_lists.get(list).into_iter().flatten().map(IpNet::trunc)),
-                Peer::Group(_) => {}
-            }
-        }
-        let name = |family| format!("prefixes{}/{key}", digit(family));
-        for family in FAMILIES {
-            self.ruleset.intervals.entry(name(family)).or_insert_with(|| IntervalSet { family, ranges: merge(&nets, family) });
-        }
-        self.merged(format!("{leaf}/prefixes"), tests, families, name)
+        let merge = Merge::Nets(pairs.iter().map(|pair| pair.rule.peer.clone()).collect());
+        self.piece.merges.insert(merge.clone());
+        self.merged(format!("{leaf}/prefixes"), tests, families, &merge)
     }
 
-    fn merged(&mut self, counter: String, tests: &[Match], families: &[Family], set: impl Fn(Family) -> String) -> Vec<Rule> {
-        let far = |family: &Family| Match::InSet { side: self.side, family: *family, set: set(*family) };
+    fn merged(&mut self, counter: String, tests: &[Match], families: &[Family], merge: &Merge) -> Vec<Rule> {
+        let far = |family: &Family| Match::InSet { side: self.side, family: *family, set: merge.name(*family) };
         let rules = families.iter().map(|family| accept(&counter, tests.iter().cloned().chain([far(family)]).collect())).collect();
-        self.ruleset.counters.insert(counter);
+        self.piece.counters.insert(counter);
         rules
     }
 
@@ -220,19 +190,15 @@ impl Class<'_> {
                 let anybody = net.prefix_len() == 0;
                 vec![(family, if anybody { Match::Family(family) } else { Match::InNet { side: self.side, net } })]
             }
-            Peer::Group(group) => self.in_sets(|family| members_name(group, family)),
-            Peer::PrefixList(list) => self.in_sets(|family| prefixes_name(list, family)),
+            // A peer that does not exist has no sets, and so no rule: it matches nothing (S20), and a thousand of them cost nothing.
+            Peer::Group(group) if self.policy.members.contains_key(group) => self.in_sets(|family| members_name(group, family)),
+            Peer::PrefixList(list) if self.policy.prefix_lists.contains_key(list) => self.in_sets(|family| prefixes_name(list, family)),
+            Peer::Group(_) | Peer::PrefixList(_) => Vec::new(),
         }
     }
 
-    /// A peer that does not exist has no sets, and so no rule: it matches nothing (S20), and a thousand of them cost nothing.
     fn in_sets(&self, name: impl Fn(Family) -> String) -> Vec<(Family, Match)> {
-        FAMILIES
-            .map(|family| (family, name(family)))
-            .into_iter()
-            .filter(|(_, set)| self.ruleset.sets.contains_key(set) || self.ruleset.intervals.contains_key(set))
-            .map(|(family, set)| (family, Match::InSet { side: self.side, family, set }))
-            .collect()
+        FAMILIES.map(|family| (family, Match::InSet { side: self.side, family, set: name(family) })).into()
     }
 }
 
@@ -327,12 +293,5 @@ const fn word(transport: Transport) -> &'static str {
         Transport::Tcp => "tcp",
         Transport::Udp => "udp",
         Transport::Sctp => "sctp",
-    }
-}
-
-const fn digit(family: Family) -> char {
-    match family {
-        Family::V4 => '4',
-        Family::V6 => '6',
     }
 }

@@ -44,18 +44,18 @@ pub(crate) fn shared(ruleset: &mut Ruleset, policy: &NodePolicy) {
     let icmpv6 = of_icmpv6(&policy.exempt);
     if !icmpv6.is_empty() {
         branches.push(Rule { matches: vec![Match::Family(Family::V6), Match::L4Proto(ICMPV6)], ..jump(EXEMPT_ICMPV6.into()) });
-        ruleset.chains.insert(EXEMPT_ICMPV6.into(), Chain { base: None, rules: icmpv6 });
+        ruleset.chains.insert(EXEMPT_ICMPV6.into(), Chain { base: None, rules: icmpv6 }.into());
     }
     if policy.exempt.contains(&Exemption::Dhcp) {
         branches.push(Rule { matches: vec![udp()], ..jump(EXEMPT_DHCP.into()) });
         let rule = |(from, to)| exempt(Exemption::Dhcp, vec![udp(), Match::SourcePort(from), Match::DestinationPorts { from: to, to }]);
-        ruleset.chains.insert(EXEMPT_DHCP.into(), Chain { base: None, rules: DHCP.map(rule).into() });
+        ruleset.chains.insert(EXEMPT_DHCP.into(), Chain { base: None, rules: DHCP.map(rule).into() }.into());
     }
     if policy.exempt.contains(&Exemption::ClusterDns) {
         let addresses = policy.cluster_dns.iter().copied().collect();
         branches.extend(cluster_dns(address_sets(ruleset, "dns", &addresses)));
     }
-    ruleset.chains.insert(EXEMPT.into(), Chain { base: None, rules: branches });
+    ruleset.chains.insert(EXEMPT.into(), Chain { base: None, rules: branches }.into());
 }
 
 fn udp() -> Match {

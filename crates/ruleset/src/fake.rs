@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use imbl::OrdMap;
 use policy::model::Family;
 
 use crate::fake_rule::{check_rule, check_walks};
@@ -199,7 +201,7 @@ fn apply(slot: &mut Option<Ruleset>, op: &Op) -> Result<(), Reason> {
         }
         Op::AddChain(name, base) => {
             vacant(table.chains.contains_key(name), Kind::Chain, name)?;
-            table.chains.insert(name.clone(), Chain { base: *base, rules: vec![] });
+            table.chains.insert(name.clone(), Chain { base: *base, rules: vec![] }.into());
         }
         Op::DeleteCounter(name) => {
             present(table.counters.contains(name), Kind::Counter, name)?;
@@ -232,7 +234,7 @@ fn apply(slot: &mut Option<Ruleset>, op: &Op) -> Result<(), Reason> {
         }
         Op::AddPortMap(name, ranges) => {
             vacant_set(table, name)?;
-            table.port_maps.insert(name.clone(), PortMap { ranges: *ranges, elements: Default::default() });
+            table.port_maps.insert(name.clone(), PortMap { ranges: *ranges, elements: Default::default() }.into());
         }
         Op::AddPorts(name, ports) => add_ports(table, name, ports)?,
         Op::DeletePorts(name, ports) => {
@@ -262,21 +264,24 @@ fn apply(slot: &mut Option<Ruleset>, op: &Op) -> Result<(), Reason> {
             unused(leads || rules(table).any(goes), Kind::Chain, name)?;
             table.chains.remove(name);
         }
-        Op::FlushChain(name) => table.chains.get_mut(name).ok_or_else(|| missing(Kind::Chain, name))?.rules.clear(),
+        Op::FlushChain(name) => {
+            let chain = table.chains.get_mut(name).ok_or_else(|| missing(Kind::Chain, name))?;
+            Arc::make_mut(chain).rules.clear();
+        }
         Op::AddRule(name, rule) => {
             present(table.chains.contains_key(name), Kind::Chain, name)?;
             check_rule(table, rule)?;
-            table.chains.entry(name.clone()).or_default().rules.push(rule.clone());
+            Arc::make_mut(table.chains.entry(name.clone()).or_default()).rules.push(rule.clone());
         }
         Op::AddElements(name, elements) => {
             let set = table.sets.get_mut(name).ok_or_else(|| missing(Kind::Set, name))?;
             elements.iter().try_for_each(|element| same_family(name, set.family, element))?;
-            set.elements.extend(elements);
+            set.elements.extend(elements.iter().copied());
         }
         Op::DeleteElements(name, elements) => {
             let set = table.sets.get_mut(name).ok_or_else(|| missing(Kind::Set, name))?;
             for element in elements {
-                set.elements.remove(element).then_some(()).ok_or_else(|| Reason::MissingElement(name.clone(), *element))?;
+                set.elements.remove(element).ok_or_else(|| Reason::MissingElement(name.clone(), *element))?;
             }
         }
         Op::AddMapElements(name, elements) => add_map_elements(table, name, elements)?,
@@ -291,7 +296,7 @@ fn apply(slot: &mut Option<Ruleset>, op: &Op) -> Result<(), Reason> {
 }
 
 /// A range that is there exactly so is no error. Ranges that touch are none to the kernel, but it need not give them back as they came.
-fn add_intervals(table: &mut Ruleset, name: &str, ranges: &BTreeMap<IpAddr, IpAddr>) -> Result<(), Reason> {
+fn add_intervals(table: &mut Ruleset, name: &str, ranges: &OrdMap<IpAddr, IpAddr>) -> Result<(), Reason> {
     let set = table.intervals.get_mut(name).ok_or_else(|| missing(Kind::Set, name))?;
     for (first, last) in ranges {
         same_family(name, set.family, first)?;
@@ -319,7 +324,7 @@ fn looks_in(rule: &Rule, name: &str) -> bool {
     rule.matches.iter().any(|test| matches!(test, Match::InSet { set, .. } if set == name))
 }
 
-fn add_map_elements(table: &mut Ruleset, name: &str, elements: &BTreeMap<IpAddr, String>) -> Result<(), Reason> {
+fn add_map_elements(table: &mut Ruleset, name: &str, elements: &OrdMap<IpAddr, String>) -> Result<(), Reason> {
     let map = table.maps.get_mut(name).ok_or_else(|| missing(Kind::Map, name))?;
     for (key, chain) in elements {
         same_family(name, map.family, key)?;
@@ -334,7 +339,7 @@ fn add_map_elements(table: &mut Ruleset, name: &str, elements: &BTreeMap<IpAddr,
 
 fn same_sort<'a>(table: &'a mut Ruleset, name: &str, ports: &PortMap) -> Result<&'a mut PortMap, Reason> {
     let map = table.port_maps.get_mut(name).ok_or_else(|| missing(Kind::Map, name))?;
-    if map.ranges == ports.ranges { Ok(map) } else { Err(Reason::Malformed(name.into())) }
+    if map.ranges == ports.ranges { Ok(Arc::make_mut(map)) } else { Err(Reason::Malformed(name.into())) }
 }
 
 /// An element that is there exactly so is no error.
@@ -357,7 +362,7 @@ fn add_ports(table: &mut Ruleset, name: &str, ports: &PortMap) -> Result<(), Rea
 }
 
 /// A chain that a rule or a map may lead to.
-pub(crate) fn target(chains: &BTreeMap<String, Chain>, name: &str) -> Result<(), Reason> {
+pub(crate) fn target(chains: &OrdMap<String, Arc<Chain>>, name: &str) -> Result<(), Reason> {
     match chains.get(name) {
         None => Err(missing(Kind::Chain, name)),
         Some(chain) if chain.base.is_some() => Err(Reason::BaseChain(name.into())),

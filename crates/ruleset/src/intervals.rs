@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 use policy::model::Family;
 
 /// The ranges that these networks of one family cover: no two of them overlap or touch, so that whatever entries come and go, the kernel
 /// never meets an overlap, which it refuses (P53).
-pub fn merge(nets: &BTreeSet<IpNet>, family: Family) -> BTreeMap<IpAddr, IpAddr> {
+pub fn merge(nets: &BTreeSet<IpNet>, family: Family) -> OrdMap<IpAddr, IpAddr> {
     let mut ranges: BTreeMap<IpAddr, IpAddr> = BTreeMap::new();
     // In the order of first addresses; a network comes before those within it or behind it.
     for net in nets.iter().filter(|net| Family::of(net.addr()) == family) {
@@ -23,7 +24,7 @@ pub fn merge(nets: &BTreeSet<IpNet>, family: Family) -> BTreeMap<IpAddr, IpAddr>
             }
         }
     }
-    ranges
+    ranges.into_iter().collect()
 }
 
 /// The address behind this one; none behind the last of its family.

@@ -14,10 +14,13 @@ mod diff;
 mod exempt;
 mod fake;
 mod fake_rule;
+mod fingerprint;
 mod intervals;
 mod lower;
+mod lowering;
 mod model;
 mod names;
+mod piece;
 mod render;
 mod trace;
 
@@ -26,8 +29,10 @@ use std::collections::BTreeMap;
 pub use diff::diff;
 pub use exempt::exemption_counter;
 pub use fake::{FakeKernel, Kind, Reason, Refused};
+pub use fingerprint::Fingerprint;
 pub use intervals::{merge, next, previous};
 pub use lower::{denied_counter, group_denied_counter, invalid_counter, lower, lower_beyond, rule_counter};
+pub use lowering::Lowering;
 pub use model::*;
 pub use trace::trace;
 

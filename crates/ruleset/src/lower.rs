@@ -9,17 +9,17 @@
 //!
 //! Two base chains on the forward hook, because accept ends one base chain only: both ends are judged also on one node (S30).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::OnDeny;
 use policy::model::{Direction, Endpoint, Family, GroupRef, NodePolicy, PodRef, PrefixListRef, Transport};
 
 use crate::class;
 use crate::exempt::{self, EXEMPT};
-use crate::intervals::merge;
+use crate::lowering::Lowering;
 use crate::names::name;
-use crate::{Action, Base, Chain, CtStates, Hook, IntervalSet, Match, Rule, Ruleset, Set, Side, VerdictMap};
+use crate::piece::Piece;
+use crate::{Action, Base, Chain, CtStates, Hook, Match, Rule, Ruleset, Side, VerdictMap};
 
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const ICMPV6: u8 = 58;
@@ -31,38 +31,22 @@ const JUDGED: CtStates = CtStates { established: false, related: false, new: tru
 
 /// The ruleset that gives every packet the verdict of the policy. It cannot fail: what the policy should not hold allows nothing.
 pub fn lower(policy: &NodePolicy) -> Ruleset {
-    lower_beyond(policy, class::FEW)
+    Lowering::default().lower(policy)
 }
 
 /// The same where so many rules stand one after another at most: every such ruleset gives the same verdicts, and small policies show it.
 pub fn lower_beyond(policy: &NodePolicy, few: usize) -> Ruleset {
-    let mut ruleset = Ruleset::default();
-    ruleset.chains.insert(SCHEMA.into(), Chain::default());
-    base_chains(&mut ruleset, policy);
-    exempt::shared(&mut ruleset, policy);
+    Lowering::beyond(few).lower(policy)
+}
+
+/// What does not depend on who is in which group: it is put there again, or for the first time.
+pub(crate) fn fixed(ruleset: &mut Ruleset, policy: &NodePolicy) {
+    ruleset.chains.insert(SCHEMA.into(), Arc::default());
+    base_chains(ruleset, policy);
+    exempt::shared(ruleset, policy);
     for direction in [Direction::Ingress, Direction::Egress] {
         ruleset.counters.extend([invalid_counter(direction), denied_counter(direction)].map(String::from));
     }
-    for (list, entries) in &policy.prefix_lists {
-        for family in FAMILIES {
-            prefixes(&mut ruleset, list, family, merge(entries, family));
-        }
-    }
-    for (group, addresses) in &policy.members {
-        for family in FAMILIES {
-            members(&mut ruleset, group, family).extend(addresses.iter().filter(|address| Family::of(**address) == family));
-        }
-    }
-    for (pod, endpoint) in &policy.endpoints {
-        // A group whose rules are not known allows nothing (S38).
-        let groups: Vec<&GroupRef> = endpoint.groups.iter().filter(|group| policy.groups.contains_key(group)).collect();
-        for direction in [Direction::Ingress, Direction::Egress] {
-            let exempt = exempt::hairpin(policy, endpoint, direction);
-            let class = class::chain(&mut ruleset, policy, &groups, direction, few);
-            endpoint_chain(&mut ruleset, pod, endpoint, class, exempt, direction);
-        }
-    }
-    ruleset
 }
 
 /// An empty chain that says how the rest of the table is laid out. A table without it, which another version has made, is replaced as a whole;
@@ -87,7 +71,7 @@ fn base_chains(ruleset: &mut Ruleset, policy: &NodePolicy) {
         ("output-ingress", Hook::Output, -5, output.collect()),
     ] {
         let rules = std::iter::once(established()).chain(rules).collect();
-        ruleset.chains.insert(chain.into(), Chain { base: Some(Base { hook, priority }), rules });
+        ruleset.chains.insert(chain.into(), Chain { base: Some(Base { hook, priority }), rules }.into());
     }
 }
 
@@ -100,36 +84,35 @@ fn dispatches(ruleset: &mut Ruleset, direction: Direction) -> [Rule; 2] {
     })
 }
 
-/// The chain that judges one endpoint: what its groups allow, else exempt, else invalid, else denied.
-fn endpoint_chain(
-    ruleset: &mut Ruleset,
+/// The chain that judges one endpoint in a direction: what these groups allow, else exempt, else invalid, else denied.
+pub(crate) fn endpoint_chain(
+    piece: &mut Piece,
+    policy: &NodePolicy,
     pod: &PodRef,
     endpoint: &Endpoint,
-    class: Option<String>,
-    exempt: Vec<Rule>,
+    groups: &[GroupRef],
     direction: Direction,
 ) {
     let way = way(direction);
     let chain = name(&format!("{way}-pod"), &[&pod.namespace, &pod.name]);
+    let mut rules = Vec::new();
     // Whatever allows a packet allows it; so what groups allow, which is most of it, does not pay for the tests of what is exempt.
-    let by_class = |class| Rule { matches: vec![Match::CtState(JUDGED)], ..jump(class) };
-    let mut rules: Vec<Rule> = class.map(by_class).into_iter().collect();
+    if !groups.is_empty() {
+        rules.push(Rule { matches: vec![Match::CtState(JUDGED)], ..jump(class::name(groups, direction)) });
+    }
     rules.push(jump(EXEMPT.into()));
-    rules.extend(exempt);
+    rules.extend(exempt::hairpin(policy, endpoint, direction));
     // Here and not in the base chains: never for those that are not members (S37).
     rules.push(Rule { matches: vec![Match::CtState(INVALID)], counter: Some(invalid_counter(direction).into()), action: Action::Drop });
     for group in &endpoint.groups {
         let counter = group_denied_counter(direction, group);
         rules.push(Rule { matches: vec![], counter: Some(counter.clone()), action: Action::Continue });
-        ruleset.counters.insert(counter);
+        piece.counters.insert(counter);
     }
     rules.extend(denial(endpoint.on_deny, denied_counter(direction)));
-    for address in &endpoint.addresses {
-        if let Some(map) = ruleset.maps.get_mut(dispatch(direction, Family::of(*address))) {
-            map.elements.insert(*address, chain.clone());
-        }
-    }
-    ruleset.chains.insert(chain, Chain { base: None, rules });
+    let elements = endpoint.addresses.iter().map(|address| (dispatch(direction, Family::of(*address)), *address, chain.clone()));
+    piece.elements.extend(elements);
+    piece.chains.push((chain, Chain { base: None, rules }));
 }
 
 /// The name of the counter of what was denied in a direction.
@@ -170,22 +153,12 @@ fn denial(on_deny: OnDeny, counter: &str) -> Vec<Rule> {
     }
 }
 
-/// The elements of a group's set, which is made if it is not there.
-fn members<'a>(ruleset: &'a mut Ruleset, group: &GroupRef, family: Family) -> &'a mut BTreeSet<IpAddr> {
-    &mut ruleset.sets.entry(members_name(group, family)).or_insert(Set { family, elements: BTreeSet::new() }).elements
-}
-
 pub(crate) fn members_name(group: &GroupRef, family: Family) -> String {
     let kind = match family {
         Family::V4 => "members4",
         Family::V6 => "members6",
     };
     name(kind, &[&group.namespace, &group.name])
-}
-
-/// The interval set of a prefix list. A list has entries of one family; of a list without any both sets are there and empty.
-fn prefixes(ruleset: &mut Ruleset, list: &PrefixListRef, family: Family, ranges: BTreeMap<IpAddr, IpAddr>) {
-    ruleset.intervals.insert(prefixes_name(list, family), IntervalSet { family, ranges });
 }
 
 pub(crate) fn prefixes_name(list: &PrefixListRef, family: Family) -> String {

@@ -1,8 +1,10 @@
 //! An nftables table as a value: our one table, `inet k8s-sg`. `Display` of everything is nft syntax.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use policy::model::Family;
 
@@ -12,20 +14,22 @@ use crate::Counter;
 pub const TABLE: &str = "k8s-sg";
 
 /// Everything in our table. Names are unique per kind; sets and maps of every sort are of one kind in this.
+///
+/// A copy shares everything with the original, and two that come from one another are compared at the cost of what differs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
     /// Named counters.
-    pub counters: BTreeSet<String>,
+    pub counters: OrdSet<String>,
     /// Hash sets of addresses.
-    pub sets: BTreeMap<String, Set>,
+    pub sets: OrdMap<String, Set>,
     /// Interval sets of addresses.
-    pub intervals: BTreeMap<String, IntervalSet>,
+    pub intervals: OrdMap<String, IntervalSet>,
     /// Verdict maps from address to chain.
-    pub maps: BTreeMap<String, VerdictMap>,
+    pub maps: OrdMap<String, VerdictMap>,
     /// Verdict maps from destination port to chain.
-    pub port_maps: BTreeMap<String, PortMap>,
+    pub port_maps: OrdMap<String, Arc<PortMap>>,
     /// Chains with their rules in order.
-    pub chains: BTreeMap<String, Chain>,
+    pub chains: OrdMap<String, Arc<Chain>>,
 }
 
 /// A hash set of addresses of one family, without flags.
@@ -34,7 +38,7 @@ pub struct Set {
     /// The family of its elements.
     pub family: Family,
     /// Its elements, all of that family.
-    pub elements: BTreeSet<IpAddr>,
+    pub elements: OrdSet<IpAddr>,
 }
 
 /// A set of addresses of one family, as ranges (`flags interval`).
@@ -44,7 +48,7 @@ pub struct IntervalSet {
     pub family: Family,
     /// First address to last address, all of that family. No two overlap or touch: the kernel refuses the one, and reads back the other
     /// as it likes.
-    pub ranges: BTreeMap<IpAddr, IpAddr>,
+    pub ranges: OrdMap<IpAddr, IpAddr>,
 }
 
 /// A map from an address to a chain that is gone to.
@@ -53,7 +57,7 @@ pub struct VerdictMap {
     /// The family of its keys.
     pub family: Family,
     /// Address to the name of the chain (`goto`).
-    pub elements: BTreeMap<IpAddr, String>,
+    pub elements: OrdMap<IpAddr, String>,
 }
 
 /// A map from a destination port to a chain that is jumped to.
@@ -231,25 +235,25 @@ pub enum Op {
     /// Removes a set that nobody uses.
     DeleteSet(String),
     /// Adds elements to a set.
-    AddElements(String, BTreeSet<IpAddr>),
+    AddElements(String, OrdSet<IpAddr>),
     /// Removes elements; all must be there.
-    DeleteElements(String, BTreeSet<IpAddr>),
+    DeleteElements(String, OrdSet<IpAddr>),
     /// Makes an empty interval set.
     AddIntervalSet(String, Family),
     /// Removes an interval set that nobody uses.
     DeleteIntervalSet(String),
     /// Adds ranges, first to last address; one that overlaps a range that is there is an error, unless it is the same.
-    AddIntervals(String, BTreeMap<IpAddr, IpAddr>),
+    AddIntervals(String, OrdMap<IpAddr, IpAddr>),
     /// Removes ranges; all must be there exactly so.
-    DeleteIntervals(String, BTreeMap<IpAddr, IpAddr>),
+    DeleteIntervals(String, OrdMap<IpAddr, IpAddr>),
     /// Makes an empty verdict map.
     AddMap(String, Family),
     /// Removes a map that nobody uses.
     DeleteMap(String),
     /// Adds elements to a map; a key that is there with another chain is an error.
-    AddMapElements(String, BTreeMap<IpAddr, String>),
+    AddMapElements(String, OrdMap<IpAddr, String>),
     /// Removes elements of a map; all must be there.
-    DeleteMapElements(String, BTreeSet<IpAddr>),
+    DeleteMapElements(String, OrdSet<IpAddr>),
     /// Makes an empty port map, of ranges or of single ports. [`Op::DeleteMap`] removes it.
     AddPortMap(String, bool),
     /// Adds elements to a port map of the same sort; one that overlaps another is an error.

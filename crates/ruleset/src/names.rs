@@ -26,8 +26,8 @@ pub(crate) fn name(kind: &str, parts: &[&str]) -> String {
 const LONGEST_CLASS: usize = 200;
 
 /// `kind/group_group`, each group as `namespace/name`; a digest where that is too long. A digest has no slash, a group has one.
-pub(crate) fn class(kind: &str, groups: &[&GroupRef]) -> String {
-    let each = |group: &&GroupRef| name(kind, &[&group.namespace, &group.name])[kind.len() + 1..].to_string();
+pub(crate) fn class(kind: &str, groups: &[GroupRef]) -> String {
+    let each = |group: &GroupRef| name(kind, &[&group.namespace, &group.name])[kind.len() + 1..].to_string();
     let plain = format!("{kind}/{}", groups.iter().map(each).collect::<Vec<_>>().join("_"));
     if plain.len() <= LONGEST_CLASS {
         return plain;

@@ -4,19 +4,10 @@ use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 
 use policy::model::Family;
-use sha2::{Digest, Sha256};
 
-use crate::names::hex;
 use crate::{
     Action, Base, Chain, Counter, CtStates, Hook, IntervalSet, Match, Op, PortMap, Rule, Ruleset, Set, Side, TABLE, Transaction, VerdictMap,
 };
-
-impl Ruleset {
-    /// SHA-256 of its text, in hex: equal rulesets have equal hashes, also in other processes and on other nodes.
-    pub fn hash(&self) -> String {
-        hex(&Sha256::digest(self.to_string().as_bytes()))
-    }
-}
 
 impl Display for Ruleset {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

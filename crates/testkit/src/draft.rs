@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::OnDeny;
 use ipnet::IpNet;
@@ -78,12 +79,13 @@ impl Draft {
             }
         }
         let used: BTreeSet<GroupRef> = policy.endpoints.values().flat_map(|endpoint| endpoint.groups.iter().cloned()).collect();
-        policy.groups.retain(|group, _| used.contains(group));
+        policy.groups = policy.groups.into_iter().filter(|(group, _)| used.contains(group)).collect();
         let named = policy.named();
-        policy.members.retain(|group, _| named.contains(group) && (used.contains(group) || !self.absent.contains(group)));
-        let entries = |list| Some((list, self.lists.get(list)?.iter().map(IpNet::trunc).collect()));
+        let exists = |group: &GroupRef| named.contains(group) && (used.contains(group) || !self.absent.contains(group));
+        policy.members = policy.members.into_iter().filter(|(group, _)| exists(group)).collect();
+        let entries = |list| Some((list, self.lists.get(list)?.iter().map(IpNet::trunc).collect::<BTreeSet<_>>()));
         let lists = policy.named_lists();
-        policy.prefix_lists = lists.iter().filter_map(entries).map(|(list, entries)| (list.clone(), entries)).collect();
+        policy.prefix_lists = lists.iter().filter_map(entries).map(|(list, entries)| (list.clone(), Arc::new(entries))).collect();
         policy.exempt = self.exempt.clone();
         policy.cluster_dns = self.dns.clone();
         policy

@@ -2,8 +2,8 @@
 
 use policy::index::{Key, Kind, Object};
 use policy::model::NodeName;
-use policy::{Cluster, Compiled, compile, resolve};
-use ruleset::{FakeKernel, Kernel, Ruleset, Transaction, diff, lower};
+use policy::{Cluster, Compiled, Compiler, compile, resolve};
+use ruleset::{FakeKernel, Kernel, Lowering, Ruleset, Transaction, diff, lower};
 
 /// What a watch says.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,16 +32,33 @@ pub struct Program {
     pub cluster: Cluster,
     /// Where its rules are in force.
     pub kernel: FakeKernel,
+    compiler: Compiler,
+    lowering: Lowering,
+    /// Nothing but member slices has changed since the last time.
+    slices_only: bool,
 }
 
 impl Program {
     /// One that knows nothing yet.
     pub fn new(node: &str) -> Program {
-        Program { node: NodeName(node.into()), cluster: Cluster::default(), kernel: FakeKernel::new() }
+        let node = NodeName(node.into());
+        Program {
+            cluster: Cluster::default(),
+            kernel: FakeKernel::new(),
+            compiler: Compiler::new(node.clone()),
+            lowering: Lowering::default(),
+            slices_only: false,
+            node,
+        }
     }
 
     /// Takes what a watch says.
     pub fn take(&mut self, event: &Event) {
+        self.slices_only &= match event {
+            Event::Apply(object) => matches!(object, Object::MemberSlice(..)),
+            Event::Delete(key) => matches!(key, Key::MemberSlice(_)),
+            Event::Reset(kind, _) => *kind == Kind::MemberSlice,
+        };
         let _ = match event.clone() {
             Event::Apply(object) => self.cluster.apply(object),
             Event::Delete(key) => self.cluster.delete(&key),
@@ -51,7 +68,27 @@ impl Program {
 
     /// Forgets everything but what its kernel has, as after a crash (S41).
     pub fn restart(&mut self) {
-        self.cluster = Cluster::default();
+        *self = Program { kernel: self.kernel.clone(), ..Program::new(&self.node.0) };
+    }
+
+    /// What the facts ask for, made from what was there before.
+    ///
+    /// # Errors
+    /// Says where that differs from what is made from nothing.
+    fn follow(&mut self) -> Result<Ruleset, String> {
+        let compiled = match std::mem::replace(&mut self.slices_only, true) {
+            true => self.compiler.follow_slices(&self.cluster),
+            false => self.compiler.compile(&self.cluster, resolve(&self.cluster)),
+        };
+        let ruleset = self.lowering.lower(&compiled.policy);
+        let (right, wanted) = from_scratch(&self.cluster, &self.node);
+        if *compiled != right {
+            return Err(format!("compiled from what was before: {compiled:#?}\nfrom nothing: {right:#?}"));
+        }
+        if ruleset != wanted {
+            return Err(format!("lowered from what was before: {ruleset}\nfrom nothing: {wanted}"));
+        }
+        Ok(ruleset)
     }
 
     /// Brings the kernel to what the facts ask for, in one transaction.
@@ -59,7 +96,7 @@ impl Program {
     /// # Errors
     /// Says what a kernel would refuse, and where the transaction does not lead where it should.
     pub fn sync(&mut self) -> Result<(), String> {
-        let (_, wanted) = from_scratch(&self.cluster, &self.node);
+        let wanted = self.follow()?;
         let steps = match self.kernel.table() {
             Some(table) => diff(table, &wanted),
             None => Transaction::replace(&wanted),

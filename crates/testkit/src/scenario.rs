@@ -1,6 +1,7 @@
 //! A node's policy from a few lines of text.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use api::OnDeny;
 use policy::id;
@@ -45,7 +46,7 @@ impl Scenario {
             self.policy.members.entry(named.clone()).or_default();
         }
         let id = id::rule(&group.to_string(), direction, traffic, &peer);
-        let rules = self.policy.groups.entry(group.clone()).or_default();
+        let rules = Arc::make_mut(self.policy.groups.entry(group.clone()).or_default());
         let rules = if direction == Direction::Ingress { &mut rules.ingress } else { &mut rules.egress };
         rules.insert(Rule { traffic, peer, id });
     }
@@ -65,9 +66,8 @@ impl Scenario {
 
     /// All pods so far answer what they are denied (S32).
     pub fn rejecting(mut self) -> Scenario {
-        for endpoint in self.policy.endpoints.values_mut() {
-            endpoint.on_deny = OnDeny::Reject;
-        }
+        let rejecting = |(pod, endpoint)| (pod, Endpoint { on_deny: OnDeny::Reject, ..endpoint });
+        self.policy.endpoints = self.policy.endpoints.into_iter().map(rejecting).collect();
         self
     }
 
@@ -83,7 +83,7 @@ impl Scenario {
         for endpoint in self.policy.endpoints.values() {
             for group in &endpoint.groups {
                 if let Some(members) = self.policy.members.get_mut(group) {
-                    members.extend(&endpoint.addresses);
+                    members.extend(endpoint.addresses.iter().copied());
                 }
             }
         }

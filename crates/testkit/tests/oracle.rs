@@ -60,7 +60,7 @@ fn the_random_cases_meet_every_kind() {
                     Peer::Group(peer) if peer == group => "self".into(),
                     Peer::Group(peer) if policy.members.contains_key(peer) => "a group".into(),
                     Peer::Group(_) => "a group that does not exist".into(),
-                    Peer::PrefixList(list) => match policy.prefix_lists.get(list).map(BTreeSet::len) {
+                    Peer::PrefixList(list) => match policy.prefix_lists.get(list).map(|entries| entries.len()) {
                         None => "a list that does not exist".into(),
                         Some(0) => "an empty list".into(),
                         Some(_) => "a list".into(),

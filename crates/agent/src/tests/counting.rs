@@ -1,5 +1,7 @@
 //! Counters as metrics: what is in force has series, what is not has none, and there are not too many.
 
+use std::sync::Arc;
+
 use policy::model::{Direction, GroupRef, GroupRules, Peer, Rule, Traffic, Transport};
 use ruleset::{Counter, group_denied_counter, rule_counter};
 use runtime::health::Registry;
@@ -31,7 +33,7 @@ fn rules_and_groups_in_force_have_series_and_no_others() {
     let counters =
         [counted(rule_counter(Direction::Ingress, &web, "sgr-00001"), 7), counted(group_denied_counter(Direction::Ingress, &web), 3)]
             .into();
-    metrics.counted_of(&counters, &[(web.clone(), rules(2))].into());
+    metrics.counted_of(&counters, &imbl::ordmap! {web.clone() => Arc::new(rules(2))});
     let text = page(&registry);
     for series in [
         r#"rule_allowed_packets_total{namespace="shop",group="web",direction="ingress",rule="sgr-00000"} 0"#,
@@ -42,15 +44,15 @@ fn rules_and_groups_in_force_have_series_and_no_others() {
         assert!(text.contains(series), "{series} in {text}");
     }
 
-    metrics.counted_of(&BTreeMap::new(), &[(web.clone(), rules(2))].into());
+    metrics.counted_of(&BTreeMap::new(), &imbl::ordmap! {web.clone() => Arc::new(rules(2))});
     assert!(page(&registry).contains(r#"rule="sgr-00001"} 7"#), "a kernel that did not answer takes nothing back");
 
-    metrics.counted_of(&counters, &[(web.clone(), rules(1))].into());
+    metrics.counted_of(&counters, &imbl::ordmap! {web.clone() => Arc::new(rules(1))});
     assert!(!page(&registry).contains("sgr-00001"), "a rule that is gone");
-    metrics.counted_of(&counters, &BTreeMap::new());
+    metrics.counted_of(&counters, &imbl::OrdMap::new());
     assert!(!page(&registry).contains("shop"), "a group that is gone");
 
-    metrics.counted_of(&counters, &[(web, rules(5_003))].into());
+    metrics.counted_of(&counters, &imbl::ordmap! {web => Arc::new(rules(5_003))});
     let text = page(&registry);
     assert_eq!(text.matches("rule_allowed_packets_total{").count(), 5_000);
     assert!(text.contains("rules_without_series 3\n"), "{text}");

@@ -20,7 +20,7 @@ fn node() -> Node {
 }
 
 fn has_member(node: &mut Node, address: &str) -> bool {
-    let address = address.parse().unwrap();
+    let address: std::net::IpAddr = address.parse().unwrap();
     node.table().unwrap().sets.values().any(|set| set.elements.contains(&address))
 }
 

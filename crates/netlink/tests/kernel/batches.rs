@@ -1,9 +1,10 @@
 //! Batches of any size, all or nothing, and what the kernel says of the steps that it refuses.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
 use netlink::{Error, Nftables};
 use policy::model::Family;
 use ruleset::{Action, Chain, Kernel, Match, Op, Ruleset, Set, Side, Transaction, VerdictMap};
@@ -53,10 +54,9 @@ fn twenty_thousand_elements_and_two_thousand_chains_in_one_batch() {
     in_namespace(|| {
         let mut ruleset = Ruleset::default();
         let names: Vec<String> = (0..2_000).map(|number| format!("chain-{number}")).collect();
-        ruleset.chains = names.iter().map(|name| (name.clone(), Chain::default())).collect();
-        for chain in ruleset.chains.values_mut() {
-            chain.rules = vec![rule(vec![Match::InSet { side: Side::Source, family: Family::V4, set: "all".into() }], Action::Accept)];
-        }
+        let rules = vec![rule(vec![Match::InSet { side: Side::Source, family: Family::V4, set: "all".into() }], Action::Accept)];
+        let chain = Arc::new(Chain { base: None, rules });
+        ruleset.chains = names.iter().map(|name| (name.clone(), chain.clone())).collect();
         ruleset.sets.insert("all".into(), Set { family: Family::V4, elements: (0..20_000).map(nth).collect() });
         let goto = |number: usize| (nth(number), names[number % names.len()].clone());
         ruleset.maps.insert("in".into(), VerdictMap { family: Family::V4, elements: (0..2_000).map(goto).collect() });
@@ -74,7 +74,7 @@ fn twenty_thousand_elements_and_two_thousand_chains_in_one_batch() {
 fn long_names_of_chains_in_a_large_map() {
     in_namespace(|| {
         let long = "c".repeat(255);
-        let mut ruleset = Ruleset { chains: BTreeMap::from([(long.clone(), Chain::default())]), ..Ruleset::default() };
+        let mut ruleset = Ruleset { chains: OrdMap::from_iter([(long.clone(), Arc::new(Chain::default()))]), ..Ruleset::default() };
         let elements = (0..5_000).map(|number| (nth(number), long.clone())).collect();
         ruleset.maps.insert("m".repeat(255), VerdictMap { family: Family::V4, elements });
         assert!(open_with(&ruleset).load().expect("a listing") == Some(ruleset), "the kernel has another table");
@@ -114,7 +114,7 @@ fn each_bad_step_is_named_once() {
 
 #[test]
 fn what_the_kernel_says_of_each_kind_of_mistake() {
-    let key = |chain: &str| BTreeMap::from([(nth(0x0a00_0001), chain.to_owned())]);
+    let key = |chain: &str| OrdMap::from_iter([(nth(0x0a00_0001), chain.to_owned())]);
     let uses = |set: &str| rule(vec![Match::InSet { side: Side::Source, family: Family::V4, set: set.into() }], Action::Drop);
     let counting = ruleset::Rule { counter: Some("absent".into()), ..rule(vec![], Action::Drop) };
     let cases = [
@@ -154,14 +154,14 @@ fn without_a_table_nothing_can_be_added() {
 fn an_element_added_twice_is_fine() {
     in_namespace(|| {
         let mut kernel = open_with(&frame());
-        let set = addresses(&["10.0.0.1", "10.0.0.77"]);
-        let map = BTreeMap::from([(nth(0x0a00_0001), "a".to_owned())]);
+        let set: OrdSet<IpAddr> = addresses(&["10.0.0.1", "10.0.0.77"]);
+        let map = OrdMap::from_iter([(nth(0x0a00_0001), "a".to_owned())]);
         for _ in 0..2 {
             let ops = [Op::AddElements("s4".into(), set.clone()), Op::AddMapElements("m4".into(), map.clone())];
             kernel.commit(&transaction(ops)).expect("what is there may be added");
         }
         let mut expected = frame();
-        expected.sets.entry("s4".into()).and_modify(|known| known.elements.extend(set.clone()));
+        let _ = expected.sets.entry("s4".into()).and_modify(|known| known.elements.extend(set.clone()));
         assert_eq!(kernel.load().expect("a listing"), Some(expected));
     });
 }
@@ -194,7 +194,7 @@ fn what_cannot_be_said_is_not_sent() {
         Op::AddChain("n".repeat(100_000), None),
         Op::AddSet("nul\0".into(), Family::V4),
         Op::AddCounter("c".repeat(256)),
-        Op::AddMapElements("m4".into(), BTreeMap::from([(nth(1), "x".repeat(70_000))])),
+        Op::AddMapElements("m4".into(), OrdMap::from_iter([(nth(1), "x".repeat(70_000))])),
         Op::AddRule("a".into(), rule(vec![sctp_ports.clone()], Action::Accept)),
         Op::AddRule("a".into(), rule(vec![Match::L4Proto(50), sctp_ports], Action::Accept)),
         Op::AddRule("a".into(), rule(vec![Match::SourcePort(1)], Action::Accept)),
@@ -224,8 +224,9 @@ fn the_longest_rule_is_taken() {
         let mut ruleset = frame();
         // Each condition two expressions, and the verdict with the longest of names: 127 in all.
         let long = "c".repeat(255);
-        ruleset.chains.insert(long.clone(), Chain::default());
-        ruleset.chains.entry("a".into()).or_default().rules = vec![rule(vec![Match::L4Proto(6); 63], Action::Jump(long))];
+        ruleset.chains.insert(long.clone(), Arc::default());
+        let chain = Arc::make_mut(ruleset.chains.entry("a".into()).or_default());
+        chain.rules = vec![rule(vec![Match::L4Proto(6); 63], Action::Jump(long))];
         assert_eq!(open_with(&ruleset).load().expect("a listing"), Some(ruleset));
     });
 }
@@ -247,7 +248,7 @@ fn without_the_right_to_it_nothing_is_written() {
 
 #[test]
 fn an_error_of_many_elements_stays_short() {
-    let elements: BTreeSet<IpAddr> = (0..10_000).map(nth).collect();
+    let elements: OrdSet<IpAddr> = (0..10_000).map(nth).collect();
     let error = assert_refused(vec![Op::AddElements("absent".into(), elements)], &[(0, libc::ENOENT)]);
     assert!(error.to_string().len() < 500, "{error}");
 }
@@ -260,7 +261,7 @@ fn what_is_read_while_the_kernel_rehashes_is_whole() {
         for round in 0..60 {
             let elements = (0..3_000 + 400 * round).map(nth).collect();
             let set = Set { family: Family::V4, elements };
-            let ruleset = Ruleset { sets: BTreeMap::from([("members".to_owned(), set)]), ..Ruleset::default() };
+            let ruleset = Ruleset { sets: OrdMap::from_iter([("members".to_owned(), set)]), ..Ruleset::default() };
             kernel.commit(&Transaction::replace(&ruleset)).expect("a legal transaction");
             assert!(kernel.load().expect("a listing").as_ref() == Some(&ruleset), "round {round}: not what was committed");
         }

@@ -1,10 +1,12 @@
 //! `nft list` shows what we send as people write it, and what `nft` makes of our text is what we send.
 
+use std::sync::Arc;
+
 use netlink::Nftables;
 use policy::model::Family;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use ruleset::{Action, Kernel, Match, Rule, Ruleset, Side, Transaction, lower, next};
+use ruleset::{Action, Chain, IntervalSet, Kernel, Match, PortMap, Rule, Ruleset, Side, Transaction, lower, next};
 
 use crate::namespace::{in_namespace, list, nft_file};
 use crate::rulesets::{everything, frame, net, rule};
@@ -13,7 +15,7 @@ use crate::rulesets::{everything, frame, net, rule};
 fn listed(rules: Vec<Rule>) -> Vec<String> {
     in_namespace(move || {
         let mut ruleset = frame();
-        ruleset.chains.entry("forward".into()).or_default().rules = rules;
+        Arc::make_mut(ruleset.chains.entry("forward".into()).or_default()).rules = rules;
         Nftables::open().expect("a netlink socket").commit(&Transaction::replace(&ruleset)).expect("a legal transaction");
         let text = list();
         let (_, chain) = text.split_once("chain forward {").expect("the chain");
@@ -112,19 +114,27 @@ fn by_us(ruleset: &Ruleset) -> (String, Option<Ruleset>) {
 /// The text says of a network of length 0 only its family, so that is what `nft` sends. A range up to the last of all addresses it marks with
 /// a note to itself, which is nothing that we write.
 fn as_written(mut ruleset: Ruleset) -> Ruleset {
-    for set in ruleset.intervals.values_mut() {
-        set.ranges.retain(|_, last| next(*last).is_some());
-    }
-    for map in ruleset.port_maps.values_mut().filter(|map| map.ranges) {
-        map.elements.retain(|_, (last, _)| *last < u16::MAX);
-    }
-    for test in ruleset.chains.values_mut().flat_map(|chain| &mut chain.rules).flat_map(|rule| &mut rule.matches) {
-        if let Match::InNet { net, .. } = test
-            && net.prefix_len() == 0
-        {
-            *test = Match::Family(Family::of(net.addr()));
+    let shorter =
+        |set: IntervalSet| IntervalSet { ranges: set.ranges.into_iter().filter(|(_, last)| next(*last).is_some()).collect(), ..set };
+    ruleset.intervals = ruleset.intervals.into_iter().map(|(name, set)| (name, shorter(set))).collect();
+    let within = |mut map: Arc<PortMap>| {
+        if map.ranges {
+            Arc::make_mut(&mut map).elements.retain(|_, (last, _)| *last < u16::MAX);
         }
-    }
+        map
+    };
+    ruleset.port_maps = ruleset.port_maps.into_iter().map(|(name, map)| (name, within(map))).collect();
+    let said = |mut chain: Arc<Chain>| {
+        for test in Arc::make_mut(&mut chain).rules.iter_mut().flat_map(|rule| &mut rule.matches) {
+            if let Match::InNet { net, .. } = test
+                && net.prefix_len() == 0
+            {
+                *test = Match::Family(Family::of(net.addr()));
+            }
+        }
+        chain
+    };
+    ruleset.chains = ruleset.chains.into_iter().map(|(name, chain)| (name, said(chain))).collect();
     ruleset
 }
 
@@ -141,7 +151,7 @@ fn kept_by_nft(rule: &Rule) -> bool {
 #[test]
 fn nft_and_we_say_the_same() {
     let mut ruleset = as_written(everything());
-    let rules = &mut ruleset.chains.entry("forward".into()).or_default().rules;
+    let rules = &mut Arc::make_mut(ruleset.chains.entry("forward".into()).or_default()).rules;
     let all = rules.len();
     rules.retain(kept_by_nft);
     assert!(rules.len() > all - 20, "only a few are left out");

@@ -201,7 +201,7 @@ fn a_foreign_edit_that_we_could_have_written_is_read() {
         kernel.commit(&Transaction::replace(&frame())).expect("a legal transaction");
         nft_file("add element inet k8s-sg s4 { 10.9.9.9 }");
         let mut expected = frame();
-        expected.sets.entry("s4".into()).and_modify(|set| set.elements.extend(addresses(&["10.9.9.9"])));
+        let _ = expected.sets.entry("s4".into()).and_modify(|set| set.elements.extend(addresses::<Vec<_>>(&["10.9.9.9"])));
         assert_eq!(kernel.load().expect("a listing"), Some(expected));
     });
 }
@@ -212,7 +212,7 @@ fn others_commit_all_the_time() {
         nft_file(OTHERS);
         let mut kernel = open();
         let mut large = frame();
-        let set = ruleset::Set { family: Family::V4, elements: (0..20_000_u32).map(|n| n.to_be_bytes().into()).collect() };
+        let set = ruleset::Set { family: Family::V4, elements: (0..20_000_u32).map(|n| std::net::IpAddr::from(n.to_be_bytes())).collect() };
         large.sets.insert("large".into(), set);
         let (large, stop) = (large, Arc::new(AtomicBool::new(false)));
         let others = std::thread::spawn({

@@ -1,9 +1,11 @@
 //! What is committed is what is loaded.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use std::net::UdpSocket;
 use std::process::Command;
 
+use imbl::OrdSet;
 use netlink::Nftables;
 use policy::model::Family;
 use proptest::prelude::*;
@@ -40,7 +42,7 @@ fn a_transaction_without_steps_makes_nothing() {
         kernel.commit(&Transaction::default()).expect("nothing to refuse");
         // Nothing to add or delete is nothing to do, even where the kernel would take it for "all elements".
         kernel.commit(&Transaction::replace(&everything())).expect("a legal transaction");
-        let none = BTreeSet::new();
+        let none = OrdSet::new();
         let ops = vec![
             Op::DeleteElements("s4".into(), none.clone()),
             Op::DeleteMapElements("m4".into(), none.clone()),
@@ -97,8 +99,9 @@ fn a_key_of_a_map_can_lead_elsewhere_at_once() {
         let mut kernel = open();
         kernel.commit(&Transaction::replace(&frame())).expect("a legal transaction");
         let mut to = frame();
-        to.maps.entry("m4".into()).and_modify(|map| {
-            map.elements.values_mut().for_each(|chain| *chain = if chain == "a" { "b".into() } else { "a".into() });
+        let _ = to.maps.entry("m4".into()).and_modify(|map| {
+            let other = |chain: &String| if chain == "a" { "b".to_string() } else { "a".into() };
+            map.elements = map.elements.iter().map(|(address, chain)| (*address, other(chain))).collect();
         });
         lead_to(&mut kernel, &to);
     });
@@ -127,7 +130,7 @@ fn counters_count_and_outlive_their_rules() {
         let to_loopback = Match::InNet { side: Side::Destination, net: net("127.0.0.0/8") };
         let mut counting = rule(vec![to_loopback, Match::L4Proto(17)], Action::Accept);
         counting.counter = Some("c".into());
-        ruleset.chains.entry("input".into()).or_default().rules = vec![counting];
+        Arc::make_mut(ruleset.chains.entry("input".into()).or_default()).rules = vec![counting];
         let mut kernel = open();
         kernel.commit(&Transaction::replace(&ruleset)).expect("a legal transaction");
         assert_eq!(kernel.counters().expect("a listing").get("c"), Some(&Counter::default()));
@@ -140,7 +143,7 @@ fn counters_count_and_outlive_their_rules() {
         let counted = kernel.counters().expect("a listing");
         // 20 bytes of IPv4, 8 of UDP, 10 of ours.
         assert_eq!(counted.get("c"), Some(&Counter { packets: 3, bytes: 3 * 38 }));
-        assert_eq!(counted.keys().cloned().collect::<BTreeSet<_>>(), ruleset.counters);
+        assert_eq!(counted.keys().cloned().collect::<OrdSet<_>>(), ruleset.counters);
         assert!(nft(&["list", "counters"]).contains("packets 3 bytes 114"));
 
         lead_to(&mut kernel, &frame());
@@ -163,7 +166,7 @@ fn what_contradicts_itself_comes_back_too() {
         let v6 = Match::InSet { side: Side::Source, family: Family::V6, set: "s6".into() };
         let v4 = Match::InSet { side: Side::Source, family: Family::V4, set: "s4".into() };
         let both = vec![v4.clone(), v6.clone(), Match::Family(Family::V4), v6, v4];
-        ruleset.chains.entry("a".into()).or_default().rules = vec![rule(both, Action::Drop)];
+        Arc::make_mut(ruleset.chains.entry("a".into()).or_default()).rules = vec![rule(both, Action::Drop)];
         let mut kernel = open();
         kernel.commit(&Transaction::replace(&ruleset)).expect("a legal transaction");
         assert_eq!(kernel.load().expect("a listing"), Some(ruleset));

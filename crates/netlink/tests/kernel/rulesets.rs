@@ -1,8 +1,9 @@
 //! Rulesets to commit: one with everything in the model, and random ones.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use policy::model::Family;
 use proptest::prelude::*;
@@ -15,7 +16,7 @@ pub fn rule(matches: Vec<Match>, action: Action) -> Rule {
     Rule { matches, counter: None, action }
 }
 
-pub fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
+pub fn addresses<T: FromIterator<IpAddr>>(texts: &[&str]) -> T {
     texts.iter().map(|text| text.parse().expect("an address")).collect()
 }
 
@@ -28,44 +29,44 @@ pub fn frame() -> Ruleset {
     let set = |family, texts: &[&str]| Set { family, elements: addresses(texts) };
     let map = |family, texts: &[(&str, &str)]| VerdictMap {
         family,
-        elements: texts.iter().map(|(key, chain)| (key.parse().expect("an address"), (*chain).to_owned())).collect(),
+        elements: texts.iter().map(|(key, chain)| (key.parse::<IpAddr>().expect("an address"), (*chain).to_owned())).collect(),
     };
     let intervals = |family, texts: &[&str]| IntervalSet { family, ranges: merge(&texts.iter().map(|text| net(text)).collect(), family) };
-    let ports = |ranges, texts: &[(u16, u16, &str)]| PortMap {
-        ranges,
-        elements: texts.iter().map(|(from, to, chain)| (*from, (*to, (*chain).to_owned()))).collect(),
+    let ports = |ranges, texts: &[(u16, u16, &str)]| {
+        let elements = texts.iter().map(|(from, to, chain)| (*from, (*to, (*chain).to_owned()))).collect();
+        Arc::new(PortMap { ranges, elements })
     };
-    let base = |hook, priority| Chain { base: Some(Base { hook, priority }), rules: Vec::new() };
+    let base = |hook, priority| Arc::new(Chain { base: Some(Base { hook, priority }), rules: Vec::new() });
     Ruleset {
-        counters: BTreeSet::from(["c".into(), "in/shop/web.v2/sgr-00f".into(), "n".repeat(255)]),
-        sets: BTreeMap::from([
-            ("s4".into(), set(Family::V4, &["10.0.0.1", "10.0.0.2", "255.255.255.255", "0.0.0.0"])),
-            ("s6".into(), set(Family::V6, &["2001:db8::1", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"])),
-            ("empty".into(), set(Family::V4, &[])),
+        counters: OrdSet::from_iter(["c".to_string(), "in/shop/web.v2/sgr-00f".into(), "n".repeat(255)]),
+        sets: OrdMap::from_iter([
+            ("s4".to_string(), set(Family::V4, &["10.0.0.1", "10.0.0.2", "255.255.255.255", "0.0.0.0"])),
+            ("s6".to_string(), set(Family::V6, &["2001:db8::1", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"])),
+            ("empty".to_string(), set(Family::V4, &[])),
         ]),
-        intervals: BTreeMap::from([
-            ("i4".into(), intervals(Family::V4, &["0.0.0.0/32", "10.0.0.0/8", "192.0.2.1/32", "255.255.255.254/31"])),
-            ("i6".into(), intervals(Family::V6, &["::/127", "2001:db8::/32", "ffff::/16"])),
-            ("none".into(), intervals(Family::V6, &[])),
-            ("every".into(), intervals(Family::V4, &["0.0.0.0/0"])),
+        intervals: OrdMap::from_iter([
+            ("i4".to_string(), intervals(Family::V4, &["0.0.0.0/32", "10.0.0.0/8", "192.0.2.1/32", "255.255.255.254/31"])),
+            ("i6".to_string(), intervals(Family::V6, &["::/127", "2001:db8::/32", "ffff::/16"])),
+            ("none".to_string(), intervals(Family::V6, &[])),
+            ("every".to_string(), intervals(Family::V4, &["0.0.0.0/0"])),
         ]),
-        maps: BTreeMap::from([
-            ("m4".into(), map(Family::V4, &[("10.0.0.1", "a"), ("10.0.0.2", "b")])),
-            ("m6".into(), map(Family::V6, &[("2001:db8::1", "a")])),
+        maps: OrdMap::from_iter([
+            ("m4".to_string(), map(Family::V4, &[("10.0.0.1", "a"), ("10.0.0.2", "b")])),
+            ("m6".to_string(), map(Family::V6, &[("2001:db8::1", "a")])),
         ]),
-        port_maps: BTreeMap::from([
-            ("ports".into(), ports(false, &[(0, 0, "a"), (443, 443, "b"), (65535, 65535, "a")])),
-            ("port-ranges".into(), ports(true, &[(0, 79, "a"), (80, 80, "b"), (81, 90, "a"), (8000, 65535, "b")])),
-            ("some-ranges".into(), ports(true, &[(1, 1, "a"), (81, 90, "b")])),
-            ("no-ports".into(), ports(true, &[])),
+        port_maps: OrdMap::from_iter([
+            ("ports".to_string(), ports(false, &[(0, 0, "a"), (443, 443, "b"), (65535, 65535, "a")])),
+            ("port-ranges".to_string(), ports(true, &[(0, 79, "a"), (80, 80, "b"), (81, 90, "a"), (8000, 65535, "b")])),
+            ("some-ranges".to_string(), ports(true, &[(1, 1, "a"), (81, 90, "b")])),
+            ("no-ports".to_string(), ports(true, &[])),
         ]),
-        chains: BTreeMap::from([
-            ("a".into(), Chain::default()),
-            ("b".into(), Chain::default()),
-            ("forward".into(), base(Hook::Forward, -6)),
-            ("forward-2".into(), base(Hook::Forward, i32::MAX)),
-            ("input".into(), base(Hook::Input, i32::MIN)),
-            ("output".into(), base(Hook::Output, 0)),
+        chains: OrdMap::from_iter([
+            ("a".to_string(), Arc::default()),
+            ("b".to_string(), Arc::default()),
+            ("forward".to_string(), base(Hook::Forward, -6)),
+            ("forward-2".to_string(), base(Hook::Forward, i32::MAX)),
+            ("input".to_string(), base(Hook::Input, i32::MIN)),
+            ("output".to_string(), base(Hook::Output, 0)),
         ]),
     }
 }
@@ -134,7 +135,7 @@ pub fn everything() -> Ruleset {
         rules.push(Rule { matches: vec![], counter: Some("in/shop/web.v2/sgr-00f".into()), action });
     }
     let mut ruleset = frame();
-    ruleset.chains.get_mut("forward").expect("in the frame").rules = rules;
+    Arc::make_mut(ruleset.chains.get_mut("forward").expect("in the frame")).rules = rules;
     ruleset
 }
 
@@ -245,15 +246,15 @@ pub fn random() -> impl Strategy<Value = Ruleset> {
     let parts = (elements(Family::V4), elements(Family::V6), entries(Family::V4), entries(Family::V6), rules(), rules());
     (parts, nets(Family::V4), nets(Family::V6), port_ranges()).prop_map(|((s4, s6, m4, m6, forward, input), i4, i6, ports)| {
         let mut ruleset = frame();
-        ruleset.port_maps.insert("port-ranges".into(), ports);
-        ruleset.sets.insert("s4".into(), Set { family: Family::V4, elements: s4 });
-        ruleset.sets.insert("s6".into(), Set { family: Family::V6, elements: s6 });
+        ruleset.port_maps.insert("port-ranges".into(), ports.into());
+        ruleset.sets.insert("s4".into(), Set { family: Family::V4, elements: s4.into() });
+        ruleset.sets.insert("s6".into(), Set { family: Family::V6, elements: s6.into() });
         ruleset.intervals.insert("i4".into(), IntervalSet { family: Family::V4, ranges: i4 });
         ruleset.intervals.insert("i6".into(), IntervalSet { family: Family::V6, ranges: i6 });
-        ruleset.maps.insert("m4".into(), VerdictMap { family: Family::V4, elements: m4 });
-        ruleset.maps.insert("m6".into(), VerdictMap { family: Family::V6, elements: m6 });
-        ruleset.chains.entry("forward".into()).or_default().rules = forward;
-        ruleset.chains.entry("input".into()).or_default().rules = input;
+        ruleset.maps.insert("m4".into(), VerdictMap { family: Family::V4, elements: m4.into() });
+        ruleset.maps.insert("m6".into(), VerdictMap { family: Family::V6, elements: m6.into() });
+        Arc::make_mut(ruleset.chains.entry("forward".into()).or_default()).rules = forward;
+        Arc::make_mut(ruleset.chains.entry("input".into()).or_default()).rules = input;
         ruleset
     })
 }

@@ -58,7 +58,8 @@ fn of<'a>(requests: &'a [Seen], plural: &str) -> Vec<&'a Seen> {
 
 /// The addresses that are published, and whether there is a head.
 fn published(api: &FakeApi) -> (BTreeSet<IpAddr>, bool) {
-    let slices = api.cluster().slices;
+    let cluster = api.cluster();
+    let slices = cluster.slices.all();
     (slices.values().flat_map(|slice| slice.addresses.clone()).collect(), slices.values().any(|slice| slice.head))
 }
 
@@ -268,7 +269,7 @@ async fn somebody_elses_write_is_seen_and_put_right() {
     let api = shop(0..10);
     let _running = start(&api).await;
     sleep(Duration::from_secs(5)).await;
-    let (key, _) = api.cluster().slices.pop_first().expect("a slice");
+    let key = api.cluster().slices.all().keys().next().expect("a slice").clone();
     let mut slice = api.get("memberslices", &key.1).expect("it is stored");
     slice["addresses"] = serde_json::json!(["192.0.2.1"]);
     api.put("memberslices", slice);

@@ -62,7 +62,7 @@ fn plan_of(cluster: &Cluster) -> Vec<SliceOp> {
 
 /// Makes one write, as strictly as the API server: nothing is created twice, nothing is changed or deleted that is not there.
 fn write(cluster: &mut Cluster, op: &SliceOp) {
-    let there = cluster.slices.contains_key(op.key());
+    let there = cluster.slices.all().contains_key(op.key());
     assert_eq!(there, !matches!(op, SliceOp::Create { .. }), "{op:?}");
     match op.outcome() {
         Some(slice) => {
@@ -82,7 +82,7 @@ fn settle(cluster: &mut Cluster) -> usize {
 }
 
 fn published(cluster: &Cluster, group_id: &str) -> BTreeSet<IpAddr> {
-    cluster.slices.values().filter(|s| s.group_id == group_id).flat_map(|s| &s.addresses).copied().collect()
+    cluster.slices.all().values().filter(|s| s.group_id == group_id).flat_map(|s| &s.addresses).copied().collect()
 }
 
 /// What slices should say, group by group: the definition, written without `plan`.
@@ -98,10 +98,10 @@ fn wanted(cluster: &Cluster) -> BTreeMap<String, BTreeSet<IpAddr>> {
 
 fn assert_settled(cluster: &Cluster) {
     let wanted = wanted(cluster);
-    let group_ids: BTreeSet<&String> = cluster.slices.values().map(|slice| &slice.group_id).collect();
+    let group_ids: BTreeSet<&String> = cluster.slices.all().values().map(|slice| &slice.group_id).collect();
     assert_eq!(group_ids, wanted.keys().collect());
     for (id, addresses) in &wanted {
-        let slices: Vec<&MemberSlice> = cluster.slices.values().filter(|slice| slice.group_id == *id).collect();
+        let slices: Vec<&MemberSlice> = cluster.slices.all().values().filter(|slice| slice.group_id == *id).collect();
         assert_eq!(published(cluster, id), *addresses);
         assert_eq!(slices.iter().map(|slice| slice.addresses.len()).sum::<usize>(), addresses.len(), "an address is in one slice only");
         assert_eq!(slices.iter().filter(|slice| slice.head).count(), 1, "one head");
@@ -116,7 +116,7 @@ fn a_named_group_without_members_has_an_empty_head_and_others_have_nothing() {
     add_pod(&mut cluster, "db", 1);
     assert_eq!(settle(&mut cluster), 1);
     assert_settled(&cluster);
-    let slice = cluster.slices.values().next().expect("the head");
+    let slice = cluster.slices.all().values().next().expect("the head");
     assert!(slice.head && slice.addresses.is_empty());
     assert_eq!(slice.group_id, cluster.groups[&group_ref("web")].id);
 }
@@ -128,7 +128,7 @@ fn a_group_that_names_itself_has_slices_s18() {
     add_pod(&mut cluster, "web", 1);
     settle(&mut cluster);
     assert_settled(&cluster);
-    assert_eq!(cluster.slices.len(), 1);
+    assert_eq!(cluster.slices.all().len(), 1);
 }
 
 #[test]
@@ -178,28 +178,28 @@ fn a_group_that_nobody_names_any_more_loses_its_head_first() {
     add_group(&mut cluster, "db", "uid-db", &[]);
     let ops = plan_of(&cluster);
     assert_eq!(ops.len(), 3);
-    let first = ops.first().map(|op| cluster.slices[op.key()].head);
+    let first = ops.first().map(|op| cluster.slices.all()[op.key()].head);
     assert_eq!(first, Some(true));
     settle(&mut cluster);
-    assert!(cluster.slices.is_empty());
+    assert!(cluster.slices.all().is_empty());
 }
 
 #[test]
 fn slices_left_of_a_group_made_again_go_and_the_new_group_gets_its_own_s20() {
     let mut cluster = shop(1..=3);
     settle(&mut cluster);
-    let old: BTreeSet<SliceKey> = cluster.slices.keys().cloned().collect();
+    let old: BTreeSet<SliceKey> = cluster.slices.all().keys().cloned().collect();
     add_group(&mut cluster, "web", "another-uid", &[]);
     settle(&mut cluster);
     assert_settled(&cluster);
-    assert!(old.is_disjoint(&cluster.slices.keys().cloned().collect()));
+    assert!(old.is_disjoint(&cluster.slices.all().keys().cloned().collect()));
 }
 
 #[test]
 fn a_half_deleted_group_that_is_named_again_is_whole_before_it_has_a_head() {
     let mut cluster = shop(1..=40);
     settle(&mut cluster);
-    let head = cluster.slices.iter().find(|(_, slice)| slice.head).map(|(key, _)| key.clone()).expect("a head");
+    let head = cluster.slices.all().iter().find(|(_, slice)| slice.head).map(|(key, _)| key.clone()).expect("a head");
     cluster.slices.remove(&head);
     let ops = plan_of(&cluster);
     assert_eq!(ops.iter().filter_map(SliceOp::outcome).map(|slice| slice.head).collect::<Vec<_>>(), [true]);
@@ -285,7 +285,7 @@ proptest! {
     #[test]
     fn who_sees_a_new_head_has_seen_the_whole_membership(mut cluster in clusters()) {
         let wanted = wanted(&cluster);
-        let has_head = |cluster: &Cluster, id: &String| cluster.slices.values().any(|slice| slice.head && slice.group_id == *id);
+        let has_head = |cluster: &Cluster, id: &String| cluster.slices.all().values().any(|slice| slice.head && slice.group_id == *id);
         let unpublished: Vec<&String> = wanted.keys().filter(|id| !has_head(&cluster, id)).collect();
         for op in plan_of(&cluster) {
             write(&mut cluster, &op);
@@ -316,7 +316,7 @@ proptest! {
             (count..count + batch).for_each(|n| add_pod(&mut cluster, "web", n));
             count += batch;
             settle(&mut cluster);
-            prop_assert!(cluster.slices.len() <= 1 + usize::from(count) * 2 / (CAPACITY / 2), "{} slices for {count} pods", cluster.slices.len());
+            prop_assert!(cluster.slices.all().len() <= 1 + usize::from(count) * 2 / (CAPACITY / 2), "{} slices for {count} pods", cluster.slices.all().len());
         }
     }
 }

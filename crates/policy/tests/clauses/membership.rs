@@ -1,6 +1,5 @@
 //! Who is in which group, and what a node gets to enforce (S2–S9, S17–S20, S38).
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::facts::{attachment, cluster, default_group, group, group_ref, node, pod, pod_ref, pod_with, raw_attachment, slice};
@@ -9,7 +8,7 @@ use policy::model::NodeName;
 use policy::{Cluster, compile, resolve};
 use serde_json::json;
 
-fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
+fn addresses<T: FromIterator<IpAddr>>(texts: &[&str]) -> T {
     texts.iter().map(|text| text.parse().expect("an address")).collect()
 }
 

@@ -1,7 +1,7 @@
 //! Policies in few words.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::OnDeny;
 use policy::model::*;
@@ -10,7 +10,7 @@ pub fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
+pub fn addresses<T: FromIterator<IpAddr>>(texts: &[&str]) -> T {
     texts.iter().copied().map(address).collect()
 }
 
@@ -80,7 +80,7 @@ impl Build for NodePolicy {
 
     fn group(mut self, name: &str, ingress: &[Rule], egress: &[Rule]) -> Self {
         let set = |rules: &[Rule]| rules.iter().cloned().collect();
-        self.groups.insert(group(name), GroupRules { ingress: set(ingress), egress: set(egress) });
+        self.groups.insert(group(name), GroupRules { ingress: set(ingress), egress: set(egress) }.into());
         self
     }
 
@@ -90,7 +90,7 @@ impl Build for NodePolicy {
     }
 
     fn prefix_list(mut self, name: &str, entries: &[&str]) -> Self {
-        self.prefix_lists.insert(list(name), entries.iter().map(|net| net.parse().unwrap()).collect());
+        self.prefix_lists.insert(list(name), Arc::new(entries.iter().map(|net| net.parse().unwrap()).collect()));
         self
     }
 }

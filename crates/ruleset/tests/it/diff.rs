@@ -1,5 +1,8 @@
 //! A small change stays small.
 
+use std::sync::Arc;
+
+use imbl::ordmap;
 use policy::model::*;
 use ruleset::{Base, Chain, FakeKernel, Hook, Kernel, Op, PortMap, Ruleset, Transaction, diff, lower};
 
@@ -39,7 +42,7 @@ fn another_group_for_a_pod_refills_its_own_chains_only() {
 #[test]
 fn a_rule_that_goes_takes_its_counter_and_no_other() {
     let mut after = three_tier();
-    after.groups.get_mut(&group("shop/db")).unwrap().ingress.remove(&rule("c2", tcp(5432), "shop/app"));
+    Arc::make_mut(after.groups.get_mut(&group("shop/db")).unwrap()).ingress.remove(&rule("c2", tcp(5432), "shop/app"));
     let ops: Vec<Op> = change(&after).into_iter().filter(|op| !matches!(op, Op::AddRule(..))).collect();
     assert_eq!(ops, [Op::FlushChain("in/shop/db".into()), Op::DeleteCounter("in/shop/db/sgr-c2".into())]);
 }
@@ -61,9 +64,13 @@ fn an_address_goes_over_to_another_pod_by_delete_and_add() {
 #[test]
 fn what_cannot_be_changed_in_place_is_replaced_as_a_whole() {
     let base = |priority| Some(Base { hook: Hook::Input, priority });
-    let at = |priority| Ruleset { chains: [("base".into(), Chain { base: base(priority), rules: vec![] })].into(), ..Ruleset::default() };
+    let at = |priority| Ruleset {
+        chains: ordmap! {"base".into() => Chain { base: base(priority), rules: vec![] }.into()},
+        ..Ruleset::default()
+    };
     assert_eq!(diff(&at(-5), &at(7)), Transaction::replace(&at(7)));
-    let ports = |ranges| Ruleset { port_maps: [("ports".into(), PortMap { ranges, elements: [].into() })].into(), ..Ruleset::default() };
+    let ports =
+        |ranges| Ruleset { port_maps: ordmap! {"ports".into() => PortMap { ranges, elements: [].into() }.into()}, ..Ruleset::default() };
     assert_eq!(diff(&ports(false), &ports(true)), Transaction::replace(&ports(true)));
 }
 

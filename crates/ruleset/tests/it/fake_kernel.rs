@@ -1,8 +1,9 @@
 //! Each refusal of the fake kernel, and that a refused transaction leaves nothing.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet, ordmap, ordset};
 use policy::model::Family::{self, V4, V6};
 use ruleset::{
     Action, Base, Chain, CtStates, FakeKernel, Hook, IntervalSet, Kernel, Kind, Match, Op, Reason, Refused, Rule, Ruleset, Set, Side,
@@ -20,12 +21,12 @@ fn table() -> Ruleset {
     ];
     let base = Base { hook: Hook::Forward, priority: 0 };
     Ruleset {
-        counters: ["counter".to_string()].into(),
-        sets: [("set".to_string(), Set { family: V4, elements: addresses(&["10.0.0.1"]) })].into(),
-        intervals: [("ranges".to_string(), ranges(&[("10.0.0.4", "10.0.0.7")]))].into(),
-        maps: [("map".to_string(), VerdictMap { family: V4, elements: [(address("10.0.0.1"), "leaf".to_string())].into() })].into(),
-        port_maps: BTreeMap::new(),
-        chains: [("base".to_string(), Chain { base: Some(base), rules }), ("leaf".to_string(), Chain::default())].into(),
+        counters: ordset!["counter".to_string()],
+        sets: ordmap! {"set".to_string() => Set { family: V4, elements: addresses(&["10.0.0.1"]) }},
+        intervals: ordmap! {"ranges".to_string() => ranges(&[("10.0.0.4", "10.0.0.7")])},
+        maps: ordmap! {"map".to_string() => VerdictMap { family: V4, elements: ordmap! {address("10.0.0.1") => "leaf".to_string()} }},
+        port_maps: OrdMap::new(),
+        chains: ordmap! {"base".to_string() => Chain { base: Some(base), rules }.into(), "leaf".to_string() => Arc::default()},
     }
 }
 
@@ -33,7 +34,7 @@ fn ranges(ranges: &[(&str, &str)]) -> IntervalSet {
     IntervalSet { family: V4, ranges: intervals(ranges) }
 }
 
-fn intervals(ranges: &[(&str, &str)]) -> BTreeMap<IpAddr, IpAddr> {
+fn intervals(ranges: &[(&str, &str)]) -> OrdMap<IpAddr, IpAddr> {
     ranges.iter().map(|(first, last)| (address(first), address(last))).collect()
 }
 
@@ -135,7 +136,7 @@ fn what_is_not_there_is_not_deleted_or_changed() {
     refused(vec![Op::FlushChain("x".into())], missing(Kind::Chain, "x"));
     refused(vec![Op::AddElements("x".into(), addresses(&["10.0.0.1"]))], missing(Kind::Set, "x"));
     refused(vec![Op::DeleteElements("x".into(), addresses(&["10.0.0.1"]))], missing(Kind::Set, "x"));
-    refused(vec![Op::AddMapElements("x".into(), [(address("10.0.0.1"), "leaf".into())].into())], missing(Kind::Map, "x"));
+    refused(vec![Op::AddMapElements("x".into(), ordmap! {address("10.0.0.1") => "leaf".into()})], missing(Kind::Map, "x"));
     refused(vec![Op::DeleteMapElements("x".into(), addresses(&["10.0.0.1"]))], missing(Kind::Map, "x"));
     refused(vec![Op::AddRule("x".into(), Rule { matches: vec![], counter: None, action: Action::Drop })], missing(Kind::Chain, "x"));
 }
@@ -180,22 +181,22 @@ fn names_that_nft_cannot_read_are_refused() {
 #[test]
 fn elements_are_of_their_sets_family() {
     refused(vec![Op::AddElements("set".into(), addresses(&["fd00::1"]))], Reason::WrongFamily("set".into(), address("fd00::1")));
-    let element = [(address("fd00::1"), "leaf".into())].into();
+    let element = ordmap! {address("fd00::1") => "leaf".into()};
     refused(vec![Op::AddMapElements("map".into(), element)], Reason::WrongFamily("map".into(), address("fd00::1")));
 }
 
 #[test]
 fn an_element_may_be_added_twice_but_not_deleted_twice() {
     assert_eq!(commit(vec![Op::AddElements("set".into(), addresses(&["10.0.0.1"]))]), Ok(table()));
-    assert_eq!(commit(vec![Op::AddMapElements("map".into(), [(address("10.0.0.1"), "leaf".into())].into())]), Ok(table()));
-    let gone = addresses(&["10.0.0.9"]);
+    assert_eq!(commit(vec![Op::AddMapElements("map".into(), ordmap! {address("10.0.0.1") => "leaf".into()})]), Ok(table()));
+    let gone: OrdSet<IpAddr> = addresses(&["10.0.0.9"]);
     refused(vec![Op::DeleteElements("set".into(), gone.clone())], Reason::MissingElement("set".into(), address("10.0.0.9")));
     refused(vec![Op::DeleteMapElements("map".into(), gone)], Reason::MissingElement("map".into(), address("10.0.0.9")));
 }
 
 #[test]
 fn a_key_is_not_led_elsewhere_without_deleting_it_first() {
-    let elsewhere = || Op::AddMapElements("map".into(), [(address("10.0.0.1"), "other".into())].into());
+    let elsewhere = || Op::AddMapElements("map".into(), ordmap! {address("10.0.0.1") => "other".into()});
     let other = || Op::AddChain("other".into(), None);
     refused(vec![other(), elsewhere()], Reason::KeyTaken("map".into(), address("10.0.0.1")));
     let done = commit(vec![other(), Op::DeleteMapElements("map".into(), addresses(&["10.0.0.1"])), elsewhere()]).unwrap();
@@ -207,7 +208,7 @@ fn nothing_leads_to_a_chain_that_is_missing_or_a_base() {
     refused(vec![rule(vec![], Action::Jump("x".into()))], missing(Kind::Chain, "x"));
     refused(vec![rule(vec![], Action::Goto("x".into()))], missing(Kind::Chain, "x"));
     refused(vec![rule(vec![], Action::Jump("base".into()))], Reason::BaseChain("base".into()));
-    let element = |to: &str| Op::AddMapElements("map".into(), [(address("10.0.0.2"), to.into())].into());
+    let element = |to: &str| Op::AddMapElements("map".into(), ordmap! {address("10.0.0.2") => to.into()});
     refused(vec![element("x")], missing(Kind::Chain, "x"));
     refused(vec![element("base")], Reason::BaseChain("base".into()));
 }

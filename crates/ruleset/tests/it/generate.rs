@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::OnDeny;
+use imbl::OrdSet;
 use ipnet::IpNet;
 use policy::model::*;
 use proptest::collection::{btree_set, vec};
@@ -113,7 +115,14 @@ pub fn policy() -> impl Strategy<Value = NodePolicy> {
     let members = proptest::collection::btree_map(group(), some_addresses(), 0..6);
     let around = (prefix_lists(), exempt(), some_addresses());
     (owners, endpoints, groups(), members, around).prop_map(|(owners, endpoints, groups, members, (prefix_lists, exempt, cluster_dns))| {
-        let mut policy = NodePolicy { groups, members, prefix_lists, exempt, cluster_dns, ..NodePolicy::default() };
+        let mut policy = NodePolicy {
+            groups: groups.into_iter().map(|(group, rules)| (group, Arc::new(rules))).collect(),
+            members: members.into_iter().map(|(group, members)| (group, OrdSet::from(members))).collect(),
+            prefix_lists: prefix_lists.into_iter().map(|(list, entries)| (list, Arc::new(entries))).collect(),
+            exempt,
+            cluster_dns,
+            ..NodePolicy::default()
+        };
         for (text, owner) in POOL.iter().zip(owners) {
             let Some(owner) = owner else { continue };
             let (groups, rejects) = &endpoints[owner];
@@ -194,7 +203,7 @@ fn assemble(chains: &[Option<RawChain>], objects: Vec<Option<RawObject>>, counte
                 let to = if ranges { from.saturating_add(6).max(from) } else { from };
                 Some((from, (if place % 2 == 0 { to } else { from }, target(place)?)))
             };
-            made.port_maps.insert(name, PortMap { ranges, elements: own.enumerate().filter_map(element).collect() });
+            made.port_maps.insert(name, PortMap { ranges, elements: own.enumerate().filter_map(element).collect() }.into());
         } else {
             let element = |(place, key)| Some((key, target(place)?));
             made.maps.insert(name, VerdictMap { family, elements: own.enumerate().filter_map(element).collect() });
@@ -228,7 +237,7 @@ fn assemble(chains: &[Option<RawChain>], objects: Vec<Option<RawObject>>, counte
             let udp = matches!(action, Action::PortLookup(_)).then_some(Match::L4Proto(17));
             rules.push(ruleset::Rule { matches: set.into_iter().chain([state]).chain(udp).collect(), counter, action });
         }
-        made.chains.insert(format!("chain-{index}"), Chain { base, rules });
+        made.chains.insert(format!("chain-{index}"), Chain { base, rules }.into());
     }
     made
 }

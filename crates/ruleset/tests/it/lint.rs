@@ -1,6 +1,8 @@
 //! Order is what firewalls get wrong (P59): nothing is accepted before dispatch but what S31 allows, groups never see an invalid packet,
 //! and whoever is not accepted is denied.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use ruleset::{Action, Chain, CtStates, Hook, Match, Rule, Ruleset, lower, lower_beyond};
 
@@ -106,7 +108,7 @@ fn p59_what_is_out_of_order_is_found() {
     let accept = || Rule { matches: vec![], counter: None, action: Action::Accept };
     let spoiled = |chain: &str, change: fn(&mut Vec<Rule>, Rule)| {
         let mut ruleset = lower(&three_tier());
-        change(&mut ruleset.chains.get_mut(chain).unwrap().rules, accept());
+        change(&mut Arc::make_mut(ruleset.chains.get_mut(chain).unwrap()).rules, accept());
         lint(&ruleset)
     };
     assert_eq!(spoiled("forward-egress", |rules, rule| rules.insert(1, rule)), ["forward-egress: does more than dispatch"]);

@@ -2,7 +2,7 @@
 
 use policy::verdict;
 use proptest::prelude::*;
-use ruleset::{FakeKernel, Kernel, Refused, Ruleset, Transaction, diff, lower_beyond, trace};
+use ruleset::{FakeKernel, Fingerprint, Kernel, Lowering, Refused, Ruleset, Transaction, diff, lower_beyond, trace};
 
 use crate::generate;
 
@@ -18,7 +18,8 @@ fn leads(from: &Ruleset, to: &Ruleset) -> Result<(), TestCaseError> {
     prop_assert_eq!(steps.is_empty(), from == to);
     prop_assert_eq!(diff(to, to), Transaction::default());
     prop_assert_eq!(applied(from, &Transaction::replace(to)), Ok(Some(to.clone())));
-    prop_assert_eq!(from.hash() == to.hash(), from == to);
+    prop_assert_eq!(Fingerprint::of(from) == Fingerprint::of(to), from == to);
+    prop_assert_eq!(Fingerprint::of(from).follow(from, to), Fingerprint::of(to));
     Ok(())
 }
 
@@ -27,6 +28,15 @@ proptest! {
     #[test]
     fn changes_of_policy_lead_there(from in generate::policy(), to in generate::policy(), few in 0..9usize) {
         leads(&lower_beyond(&from, few), &lower_beyond(&to, few))?;
+    }
+
+    /// What is made from what was before is what is made from nothing, whichever way policies go.
+    #[test]
+    fn lowering_goes_along(policies in proptest::collection::vec(generate::policy(), 1..4), few in 0..9usize) {
+        let mut lowering = Lowering::beyond(few);
+        for policy in policies.iter().chain(policies.iter().rev()) {
+            prop_assert_eq!(lowering.lower(policy), lower_beyond(policy, few));
+        }
     }
 
     #[test]

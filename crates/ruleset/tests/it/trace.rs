@@ -1,5 +1,7 @@
 //! The trace walks as nftables walks.
 
+use std::sync::Arc;
+
 use policy::model::*;
 use ruleset::{Action, Base, Chain, Hook, Match, Rule, Ruleset, Side, VerdictMap, lower, trace};
 
@@ -72,7 +74,7 @@ fn a_goto_within_a_jump_returns_to_the_jump() {
 
 #[test]
 fn a_look_up_without_an_element_goes_on() {
-    let map = VerdictMap { family: Family::V4, elements: [(address("10.0.0.2"), "found".to_string())].into() };
+    let map = VerdictMap { family: Family::V4, elements: imbl::ordmap! {address("10.0.0.2") => "found".to_string()} };
     let look_up = |side| Action::Lookup { side, family: Family::V4, map: "map".into() };
     let with = |side| {
         let mut ruleset = chains(vec![("base", Some(0), vec![look_up(side), Action::Drop]), ("found", None, vec![Action::Accept])]);
@@ -94,7 +96,7 @@ fn icmp_is_tested_in_its_own_family_only() {
     let rule = |family| Rule { matches: vec![Match::IcmpType(family, 8)], counter: None, action: Action::Drop };
     let with = |family| {
         let mut ruleset = chains(vec![("base", Some(0), vec![])]);
-        ruleset.chains.get_mut("base").unwrap().rules.push(rule(family));
+        Arc::make_mut(ruleset.chains.get_mut("base").unwrap()).rules.push(rule(family));
         trace(&ruleset, &Packet { payload: Payload::Icmp { kind: 8, code: 0 }, ..packet("10.0.0.1", "10.0.0.2") })
     };
     assert_eq!(with(Family::V4), Verdict::Drop);

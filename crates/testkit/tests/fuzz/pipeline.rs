@@ -76,10 +76,10 @@ fn look(program: &Program, reports: &BTreeMap<NodeName, NodeReportStatus>, bytes
     novelty.insert(scale("endpoints", pods));
     novelty.insert(scale("rules", size));
     novelty.insert(scale("skipped", resolution.skipped.len()));
-    novelty.insert(scale("members", compiled.policy.members.values().map(BTreeSet::len).sum()));
-    novelty.insert(scale("networks", compiled.policy.prefix_lists.values().map(BTreeSet::len).sum()));
+    novelty.insert(scale("members", compiled.policy.members.values().map(|members| members.len()).sum()));
+    novelty.insert(scale("networks", compiled.policy.prefix_lists.values().map(|entries| entries.len()).sum()));
     novelty.insert(scale("slices", slices::plan(&program.cluster, &resolution).len()));
-    for rule in compiled.policy.groups.values().flat_map(policy::model::GroupRules::all) {
+    for rule in compiled.policy.groups.values().flat_map(|rules| rules.all()) {
         novelty.insert(rule.traffic.to_string().split_whitespace().next().unwrap_or_default().to_string());
     }
     Ok(novelty)

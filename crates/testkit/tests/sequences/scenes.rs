@@ -65,7 +65,7 @@ fn tcp(program: &Program, source: &str, destination: &str, port: u16) -> Verdict
 
 fn members(program: &Program, group: &str) -> BTreeSet<IpAddr> {
     let (compiled, _) = from_scratch(&program.cluster, &program.node);
-    compiled.policy.members.get(&group_ref(group)).cloned().unwrap_or_default()
+    compiled.policy.members.get(&group_ref(group)).into_iter().flatten().copied().collect()
 }
 
 /// A finished job's address goes to an unrelated pod: that one is neither guarded as the job was, nor let in as a peer.

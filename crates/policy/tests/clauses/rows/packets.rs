@@ -41,7 +41,8 @@ fn group(name: &str, rules: &[&str], reject: bool) -> Object {
     for text in rules {
         let RuleText { direction, traffic, peer } = text.parse().unwrap_or_else(|error| panic!("{error}"));
         let id = id::rule(&facts.uid, direction, traffic, &peer);
-        let list = if direction == Direction::Ingress { &mut facts.rules.ingress } else { &mut facts.rules.egress };
+        let rules = std::sync::Arc::make_mut(&mut facts.rules);
+        let list = if direction == Direction::Ingress { &mut rules.ingress } else { &mut rules.egress };
         list.insert(Rule { traffic, peer, id });
     }
     Object::SecurityGroup(group, facts)

@@ -1,0 +1,177 @@
+//! Member slices, and what they say together: who is in which group, as the operator has published it.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::net::IpAddr;
+
+use imbl::OrdSet;
+
+use crate::index::MemberSlice;
+
+/// All slices by namespace and name, and their sum for each group, which goes along with every change at the cost of that change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberSlices {
+    slices: BTreeMap<(String, String), MemberSlice>,
+    /// By namespace and id: a slice speaks for groups of its own namespace only, so who may write there decides nothing elsewhere (S7, P58).
+    groups: BTreeMap<String, BTreeMap<String, Published>>,
+}
+
+/// What the slices of one group say together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    slices: usize,
+    heads: usize,
+    addresses: OrdSet<IpAddr>,
+    /// How often more than once an address is listed, where it is.
+    again: BTreeMap<IpAddr, usize>,
+}
+
+impl Published {
+    /// Whether the group has been published as a whole.
+    pub fn has_head(&self) -> bool {
+        self.heads > 0
+    }
+
+    /// The addresses of its members.
+    pub fn addresses(&self) -> &OrdSet<IpAddr> {
+        &self.addresses
+    }
+
+    fn add(&mut self, slice: &MemberSlice) {
+        self.slices += 1;
+        self.heads += usize::from(slice.head);
+        for &address in &slice.addresses {
+            if self.addresses.contains(&address) {
+                *self.again.entry(address).or_default() += 1;
+            } else {
+                self.addresses.insert(address);
+            }
+        }
+    }
+
+    fn withdraw(&mut self, slice: &MemberSlice) {
+        self.slices -= 1;
+        self.heads -= usize::from(slice.head);
+        for &address in &slice.addresses {
+            match self.again.entry(address) {
+                Entry::Occupied(times) if *times.get() == 1 => drop(times.remove()),
+                Entry::Occupied(mut times) => *times.get_mut() -= 1,
+                Entry::Vacant(_) => drop(self.addresses.remove(&address)),
+            }
+        }
+    }
+}
+
+impl MemberSlices {
+    /// Takes a slice that is new or has changed; the one that had its name before.
+    pub fn insert(&mut self, key: (String, String), slice: MemberSlice) -> Option<MemberSlice> {
+        // First the new one: what both list is not touched.
+        self.groups.entry(key.0.clone()).or_default().entry(slice.group_id.clone()).or_default().add(&slice);
+        let namespace = key.0.clone();
+        let old = self.slices.insert(key, slice);
+        if let Some(old) = &old {
+            self.withdraw(&namespace, old);
+        }
+        old
+    }
+
+    /// Forgets a slice that is gone.
+    pub fn remove(&mut self, key: &(String, String)) -> Option<MemberSlice> {
+        let old = self.slices.remove(key)?;
+        self.withdraw(&key.0, &old);
+        Some(old)
+    }
+
+    fn withdraw(&mut self, namespace: &str, slice: &MemberSlice) {
+        let Some(groups) = self.groups.get_mut(namespace) else { return };
+        if let Some(group) = groups.get_mut(&slice.group_id) {
+            group.withdraw(slice);
+            if group.slices == 0 {
+                groups.remove(&slice.group_id);
+            }
+        }
+        if groups.is_empty() {
+            self.groups.remove(namespace);
+        }
+    }
+
+    /// These and no others, at the cost of what differs.
+    pub fn replace(&mut self, new: MemberSlices) {
+        let gone: Vec<_> = self.slices.keys().filter(|key| !new.slices.contains_key(*key)).cloned().collect();
+        for key in &gone {
+            self.remove(key);
+        }
+        for (key, slice) in new.slices {
+            if self.slices.get(&key) != Some(&slice) {
+                self.insert(key, slice);
+            }
+        }
+    }
+
+    /// What is said of the group of this namespace and id.
+    pub fn of(&self, namespace: &str, id: &str) -> Option<&Published> {
+        self.groups.get(namespace)?.get(id)
+    }
+
+    /// All of them, by namespace and name.
+    pub fn all(&self) -> &BTreeMap<(String, String), MemberSlice> {
+        &self.slices
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(id: &str, head: bool, addresses: &[&str]) -> MemberSlice {
+        MemberSlice { group_id: id.into(), head, addresses: addresses.iter().map(|text| text.parse().unwrap()).collect() }
+    }
+
+    fn key(name: &str) -> (String, String) {
+        ("shop".into(), name.into())
+    }
+
+    fn addresses(slices: &MemberSlices, id: &str) -> Vec<String> {
+        slices.of("shop", id).into_iter().flat_map(|group| group.addresses()).map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_address_is_a_member_as_long_as_one_slice_lists_it() {
+        let mut slices = MemberSlices::default();
+        slices.insert(key("a"), slice("sg-1", true, &["10.0.0.1", "10.0.0.2"]));
+        slices.insert(key("b"), slice("sg-1", false, &["10.0.0.2", "10.0.0.3"]));
+        assert_eq!(addresses(&slices, "sg-1"), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+        slices.insert(key("b"), slice("sg-1", false, &["10.0.0.3"]));
+        assert_eq!(addresses(&slices, "sg-1"), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+        slices.remove(&key("a"));
+        assert_eq!(addresses(&slices, "sg-1"), ["10.0.0.3"]);
+        assert!(!slices.of("shop", "sg-1").unwrap().has_head());
+        slices.insert(key("b"), slice("sg-2", true, &["10.0.0.3"]));
+        assert!(slices.of("shop", "sg-1").is_none() && slices.of("shop", "sg-2").unwrap().has_head(), "a slice may change its group");
+        slices.remove(&key("b"));
+        assert_eq!(slices, MemberSlices::default(), "nothing is left of what is gone");
+    }
+
+    #[test]
+    fn a_new_list_is_the_same_as_its_differences() {
+        let mut slices = MemberSlices::default();
+        slices.insert(key("a"), slice("sg-1", true, &["10.0.0.1"]));
+        slices.insert(key("b"), slice("sg-1", false, &["10.0.0.2"]));
+        slices.insert(key("c"), slice("sg-3", false, &["10.0.0.9"]));
+        let mut new = MemberSlices::default();
+        new.insert(key("b"), slice("sg-1", true, &["10.0.0.2", "10.0.0.1"]));
+        new.insert(key("d"), slice("sg-4", true, &[]));
+        slices.replace(new.clone());
+        assert_eq!(slices, new);
+    }
+
+    #[test]
+    fn what_is_listed_again_unchanged_is_shared() {
+        let mut slices = MemberSlices::default();
+        slices.insert(key("a"), slice("sg-1", true, &["10.0.0.1", "10.0.0.2"]));
+        let before = slices.of("shop", "sg-1").unwrap().addresses().clone();
+        slices.replace(slices.clone());
+        slices.insert(key("a"), slice("sg-1", false, &["10.0.0.1", "10.0.0.2"]));
+        assert!(before.ptr_eq(slices.of("shop", "sg-1").unwrap().addresses()));
+    }
+}

@@ -1,0 +1,342 @@
+//! Lowering again and again, each time at the cost of what has changed since the last.
+//!
+//! The table is made of pieces ([`crate::piece`]): one for each endpoint and one for each class, and sets for each group and prefix list
+//! that rules name. What several pieces need is there as long as one of them does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use imbl::ordmap::DiffItem;
+use imbl::{OrdSet, ordset};
+use policy::Counted;
+use policy::model::{Direction, Endpoint, Family, GroupRef, NodePolicy, Peer, PodRef};
+
+use crate::class;
+use crate::intervals::merge;
+use crate::lower::{FAMILIES, endpoint_chain, fixed, members_name, prefixes_name};
+use crate::piece::{Merge, Piece};
+use crate::{IntervalSet, Ruleset, Set};
+
+/// A class: a direction, and the groups whose rules it has.
+type Class = (Direction, Vec<GroupRef>);
+
+/// Remembers what it has made, to make the next from it: never another than [`crate::lower`] would make.
+#[derive(Clone, Debug)]
+pub struct Lowering {
+    few: usize,
+    policy: NodePolicy,
+    ruleset: Ruleset,
+    endpoints: BTreeMap<PodRef, (Piece, Vec<Class>)>,
+    classes: BTreeMap<Class, Piece>,
+    class_users: Counted<Class>,
+    counters: Counted<String>,
+    merges: Counted<Merge>,
+    /// Those that are not in the table.
+    too_large: BTreeSet<Merge>,
+}
+
+impl Default for Lowering {
+    fn default() -> Self {
+        Lowering::beyond(class::FEW)
+    }
+}
+
+/// What has come and gone since the last time.
+#[derive(Default)]
+struct Differences {
+    /// Peers that exist now and did not, or the other way round.
+    peers: BTreeSet<Peer>,
+    /// Prefix lists that hold something else.
+    lists: BTreeSet<Peer>,
+    /// Groups that have other members: who came, and who went.
+    members: BTreeMap<GroupRef, (Vec<IpAddr>, Vec<IpAddr>)>,
+    /// Groups that have other rules, or none any more.
+    rules: BTreeSet<GroupRef>,
+    /// Groups whose rules are known now and were not, or the other way round.
+    known: BTreeSet<GroupRef>,
+    endpoints: BTreeSet<PodRef>,
+}
+
+impl Differences {
+    fn between(before: &NodePolicy, after: &NodePolicy) -> Differences {
+        let mut differences = Differences::default();
+        for item in before.members.diff(&after.members) {
+            let none = OrdSet::new();
+            let (group, old, new) = match item {
+                DiffItem::Add(group, new) => (group, &none, new),
+                DiffItem::Update { old: (group, old), new: (_, new) } => (group, old, new),
+                DiffItem::Remove(group, old) => (group, old, &none),
+            };
+            if !matches!(item, DiffItem::Update { .. }) {
+                differences.peers.insert(Peer::Group(group.clone()));
+            }
+            let (come, gone) = differences.members.entry(group.clone()).or_default();
+            for item in old.diff(new) {
+                match item {
+                    ordset::DiffItem::Add(address) => come.push(*address),
+                    ordset::DiffItem::Remove(address) => gone.push(*address),
+                }
+            }
+        }
+        for item in before.prefix_lists.diff(&after.prefix_lists) {
+            let (DiffItem::Add(list, _) | DiffItem::Remove(list, _) | DiffItem::Update { old: (list, _), .. }) = item;
+            let peer = Peer::PrefixList(list.clone());
+            if !matches!(item, DiffItem::Update { .. }) {
+                differences.peers.insert(peer.clone());
+            }
+            differences.lists.insert(peer);
+        }
+        for item in before.groups.diff(&after.groups) {
+            let (DiffItem::Add(group, _) | DiffItem::Remove(group, _) | DiffItem::Update { old: (group, _), .. }) = item;
+            if !matches!(item, DiffItem::Update { .. }) {
+                differences.known.insert(group.clone());
+            }
+            differences.rules.insert(group.clone());
+        }
+        for item in before.endpoints.diff(&after.endpoints) {
+            let (DiffItem::Add(pod, _) | DiffItem::Remove(pod, _) | DiffItem::Update { old: (pod, _), .. }) = item;
+            differences.endpoints.insert(pod.clone());
+        }
+        if !differences.known.is_empty() {
+            let concerned = |endpoint: &Endpoint| !endpoint.groups.is_disjoint(&differences.known);
+            let pods = after.endpoints.iter().filter(|(_, endpoint)| concerned(endpoint)).map(|(pod, _)| pod.clone());
+            differences.endpoints.extend(pods.collect::<Vec<_>>());
+        }
+        differences
+    }
+}
+
+impl Lowering {
+    /// One that lets so many rules stand one after another at most.
+    pub fn beyond(few: usize) -> Lowering {
+        Lowering {
+            few,
+            policy: NodePolicy::default(),
+            ruleset: Ruleset::default(),
+            endpoints: BTreeMap::new(),
+            classes: BTreeMap::new(),
+            class_users: Counted::default(),
+            counters: Counted::default(),
+            merges: Counted::default(),
+            too_large: BTreeSet::new(),
+        }
+    }
+
+    /// The ruleset that gives every packet the verdict of the policy.
+    pub fn lower(&mut self, policy: &NodePolicy) -> Ruleset {
+        if self.policy.exempt != policy.exempt {
+            *self = Lowering::beyond(self.few);
+        }
+        let before = std::mem::replace(&mut self.policy, policy.clone());
+        let differences = Differences::between(&before, &self.policy);
+        let is_new = self.ruleset.chains.is_empty();
+        if is_new || !differences.endpoints.is_empty() || before.cluster_dns != self.policy.cluster_dns {
+            fixed(&mut self.ruleset, &self.policy);
+        }
+        self.members(&differences);
+        self.prefix_lists(&differences);
+        let resized = self.merged(&differences);
+        self.classes(&differences, &resized);
+        self.endpoints(&differences);
+        self.ruleset.clone()
+    }
+
+    /// The sets of the groups.
+    fn members(&mut self, differences: &Differences) {
+        for (group, (come, gone)) in &differences.members {
+            for family in FAMILIES {
+                let name = members_name(group, family);
+                if !self.policy.members.contains_key(group) {
+                    self.ruleset.sets.remove(&name);
+                    continue;
+                }
+                let elements = &mut self.ruleset.sets.entry(name).or_insert(Set { family, elements: OrdSet::new() }).elements;
+                change(elements, family, come, gone.iter().copied());
+            }
+        }
+    }
+
+    /// The interval sets of the prefix lists. A list has entries of one family; of a list without any both sets are there and empty.
+    fn prefix_lists(&mut self, differences: &Differences) {
+        for peer in &differences.lists {
+            let Peer::PrefixList(list) = peer else { continue };
+            for family in FAMILIES {
+                let name = prefixes_name(list, family);
+                match self.policy.prefix_lists.get(list) {
+                    Some(entries) => drop(self.ruleset.intervals.insert(name, IntervalSet { family, ranges: merge(entries, family) })),
+                    None => drop(self.ruleset.intervals.remove(&name)),
+                }
+            }
+        }
+    }
+
+    /// The sets of several groups or networks. Those that have become too large, or no longer are.
+    fn merged(&mut self, differences: &Differences) -> BTreeSet<Merge> {
+        let changed = |merge: &&Merge| match merge {
+            Merge::Groups(groups) => differences.members.keys().any(|group| groups.contains(group)),
+            Merge::Nets(_) => differences.lists.iter().any(|list| merge.holds(list)),
+        };
+        let changed: Vec<Merge> = self.merges.iter().filter(changed).cloned().collect();
+        let mut resized = BTreeSet::new();
+        for merge in changed {
+            let was_too_large = self.too_large.contains(&merge);
+            if matches!(merge, Merge::Nets(_)) || was_too_large != merge.too_large(&self.policy) {
+                self.remove_merged(&merge);
+                self.insert_merged(&merge);
+                if was_too_large != self.too_large.contains(&merge) {
+                    resized.insert(merge);
+                }
+                continue;
+            }
+            if was_too_large {
+                continue;
+            }
+            for (_, (come, gone)) in differences.members.iter().filter(|(group, _)| merge.holds(&Peer::Group((*group).clone()))) {
+                for family in FAMILIES {
+                    let Some(set) = self.ruleset.sets.get_mut(&merge.name(family)) else { continue };
+                    let gone = gone.iter().copied().filter(|address| !merge.has(*address, &self.policy));
+                    change(&mut set.elements, family, come, gone);
+                }
+            }
+        }
+        resized
+    }
+
+    fn insert_merged(&mut self, merge: &Merge) {
+        if merge.too_large(&self.policy) {
+            self.too_large.insert(merge.clone());
+            return;
+        }
+        for family in FAMILIES {
+            let name = merge.name(family);
+            if let Some(set) = merge.set(&self.policy, family) {
+                self.ruleset.sets.insert(name, set);
+            } else if let Some(set) = merge.intervals(&self.policy, family) {
+                self.ruleset.intervals.insert(name, set);
+            }
+        }
+    }
+
+    fn remove_merged(&mut self, merge: &Merge) {
+        if self.too_large.remove(merge) {
+            return;
+        }
+        for family in FAMILIES {
+            let name = merge.name(family);
+            self.ruleset.sets.remove(&name);
+            self.ruleset.intervals.remove(&name);
+        }
+    }
+
+    /// Classes whose rules are other ones, or are said in other words.
+    fn classes(&mut self, differences: &Differences, resized: &BTreeSet<Merge>) {
+        let changed = |((_, groups), piece): &(&Class, &Piece)| {
+            groups.iter().any(|group| differences.rules.contains(group))
+                || differences.peers.iter().any(|peer| piece.peers.contains(peer))
+                || resized.iter().any(|merge| piece.merges.contains(merge))
+        };
+        let changed: Vec<Class> = self.classes.iter().filter(changed).map(|(class, _)| class.clone()).collect();
+        for class in changed {
+            let old = self.classes.remove(&class);
+            self.make(class, old);
+        }
+    }
+
+    /// Makes a class in place of what it was.
+    fn make(&mut self, class: Class, old: Option<Piece>) {
+        let piece = class::piece(&self.policy, &class.1, class.0, self.few);
+        self.exchange(old.as_ref(), Some(&piece));
+        self.classes.insert(class, piece);
+    }
+
+    /// Endpoints that are others, or are gone. First all that goes: an address may go from one to another.
+    fn endpoints(&mut self, differences: &Differences) {
+        let mut new = Vec::new();
+        for pod in &differences.endpoints {
+            let Some(endpoint) = self.policy.endpoints.get(pod) else { continue };
+            // A group whose rules are not known allows nothing (S38).
+            let groups: Vec<GroupRef> = endpoint.groups.iter().filter(|group| self.policy.groups.contains_key(*group)).cloned().collect();
+            let (mut piece, mut classes) = (Piece::default(), Vec::new());
+            for direction in [Direction::Ingress, Direction::Egress] {
+                endpoint_chain(&mut piece, &self.policy, pod, endpoint, &groups, direction);
+                if !groups.is_empty() {
+                    classes.push((direction, groups.clone()));
+                }
+            }
+            new.push((pod.clone(), piece, classes));
+        }
+        let old: Vec<_> = differences.endpoints.iter().filter_map(|pod| self.endpoints.remove(pod)).collect();
+        for class in new.iter().flat_map(|(_, _, classes)| classes) {
+            if self.class_users.need(class) {
+                self.make(class.clone(), None);
+            }
+        }
+        for (piece, classes) in &old {
+            self.exchange(Some(piece), None);
+            for class in classes {
+                if self.class_users.release(class) {
+                    let piece = self.classes.remove(class);
+                    self.exchange(piece.as_ref(), None);
+                }
+            }
+        }
+        for (pod, piece, classes) in new {
+            self.exchange(None, Some(&piece));
+            self.endpoints.insert(pod, (piece, classes));
+        }
+    }
+
+    /// Puts one piece in the place of another. What both need stays.
+    fn exchange(&mut self, old: Option<&Piece>, new: Option<&Piece>) {
+        for counter in new.into_iter().flat_map(|piece| &piece.counters) {
+            if self.counters.need(counter) {
+                self.ruleset.counters.insert(counter.clone());
+            }
+        }
+        for merge in new.into_iter().flat_map(|piece| &piece.merges) {
+            if self.merges.need(merge) {
+                self.insert_merged(merge);
+            }
+        }
+        if let Some(piece) = old {
+            piece.chains.iter().for_each(|(name, _)| drop(self.ruleset.chains.remove(name)));
+            piece.port_maps.iter().for_each(|(name, _)| drop(self.ruleset.port_maps.remove(name)));
+            for (map, address, _) in &piece.elements {
+                if let Some(map) = self.ruleset.maps.get_mut(*map) {
+                    map.elements.remove(address);
+                }
+            }
+            for counter in &piece.counters {
+                if self.counters.release(counter) {
+                    self.ruleset.counters.remove(counter);
+                }
+            }
+            for merge in &piece.merges {
+                if self.merges.release(merge) {
+                    self.remove_merged(merge);
+                }
+            }
+        }
+        if let Some(piece) = new {
+            piece.chains.iter().for_each(|(name, chain)| drop(self.ruleset.chains.insert(name.clone(), chain.clone().into())));
+            piece.port_maps.iter().for_each(|(name, map)| drop(self.ruleset.port_maps.insert(name.clone(), map.clone().into())));
+            for (map, address, chain) in &piece.elements {
+                if let Some(map) = self.ruleset.maps.get_mut(*map) {
+                    map.elements.insert(*address, chain.clone());
+                }
+            }
+        }
+    }
+}
+
+/// Changes the elements of one family; what stays as it is stays shared.
+fn change(elements: &mut OrdSet<IpAddr>, family: Family, come: &[IpAddr], gone: impl Iterator<Item = IpAddr>) {
+    for address in gone.filter(|address| Family::of(*address) == family) {
+        elements.remove(&address);
+    }
+    for address in
+        come.iter().filter(|address| Family::of(**address) == family && !elements.contains(*address)).copied().collect::<Vec<_>>()
+    {
+        elements.insert(address);
+    }
+}
