@@ -107,6 +107,9 @@ impl Agent {
     async fn sync(&mut self, pace: &mut Pace) -> Result<(), Gone> {
         let begun = Instant::now();
         let recheck = pace.begin(begun);
+        if recheck {
+            self.facts.looked();
+        }
         let watches = &self.watches;
         let open =
             |epoch: Epoch, ids: &BTreeSet<String>| watches.member_slices_of(ids, move |change, at| Message::Slices(epoch, change, at));
@@ -116,6 +119,7 @@ impl Agent {
         let took = pace.ended(outcome.is_ok(), Instant::now());
         let status = match outcome {
             Ok(committed) => {
+                self.facts.committed();
                 let plan = committed.value();
                 self.rules.clone_from(&plan.rules);
                 if let Some(took) = took {
@@ -149,6 +153,9 @@ impl Agent {
             Err(failure) => {
                 self.metrics.failures.inc();
                 tracing::error!(%failure, "the kernel did not take the change; what was in force stays in force");
+                if self.facts.refused(&failure.refused, &failure.message) {
+                    tracing::warn!("the next try leaves what is refused as it was");
+                }
                 self.report.failed(&failure, &now())
             }
         };

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use ruleset::{Counter, Fingerprint, Kernel, Ruleset, Transaction, diff};
+use ruleset::{Counter, Fingerprint, Kernel, Op, Ruleset, Transaction, diff};
 use runtime::client::with_causes;
 
 use crate::plan::Plan;
@@ -40,6 +40,8 @@ pub struct Failure {
     pub message: String,
     /// Hash of the table that is still in force; none: nobody knows what is.
     pub stands: Option<String>,
+    /// The steps that the kernel refused of a table made from nothing: it is they that it does not take, whatever is there.
+    pub refused: Vec<Op>,
 }
 
 impl fmt::Display for Failure {
@@ -103,9 +105,11 @@ impl<K: Kernel> Enforcement<K> {
                     Held::Unread | Held::Unknown => Fingerprint::of(&plan.ruleset),
                 };
                 if let Err(error) = self.kernel.commit(&transaction) {
-                    // Also a commit whose answer was lost may have taken effect.
+                    // Also a commit whose answer was lost may have taken effect; and what is refused may fit what we believe, not what is there.
                     self.held = Held::Unknown;
-                    return Err(self.failure(&error));
+                    let refused = if transaction.replaces() { K::refused(&error) } else { Vec::new() };
+                    let refused = refused.into_iter().filter_map(|step| transaction.ops.get(step).cloned()).collect();
+                    return Err(Failure { refused, ..self.failure(&error) });
                 }
                 self.last_commit = Some(now());
                 self.held = Held::Table(plan.ruleset.clone(), fingerprint);
@@ -142,7 +146,7 @@ impl<K: Kernel> Enforcement<K> {
     }
 
     fn failure(&self, error: &dyn Error) -> Failure {
-        Failure { message: with_causes(error), stands: self.stands.clone() }
+        Failure { message: with_causes(error), stands: self.stands.clone(), refused: Vec::new() }
     }
 
     /// Reads the table again: whether someone else has changed it. Then the next plan replaces it as a whole.

@@ -7,6 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use policy::Cluster;
 use policy::index::{Changed, Kind};
 use policy::model::{Exemption, NodeName};
+use ruleset::Op;
 use runtime::watch::Change;
 
 use crate::plan::{Plan, Planner, Since};
@@ -78,6 +79,21 @@ impl<W> Facts<W> {
                 if first { Changed::Yes } else { changed }
             }
         }
+    }
+
+    /// The last plan is in force.
+    pub fn committed(&mut self) {
+        self.planner.committed();
+    }
+
+    /// The kernel refused these steps of the last plan; whether the next one, which is due at once, leaves out what they are about.
+    pub fn refused(&mut self, steps: &[Op], message: &str) -> bool {
+        self.planner.refused(steps, message)
+    }
+
+    /// The table has been looked at: what was refused long ago is tried again.
+    pub fn looked(&mut self) {
+        self.planner.looked();
     }
 
     /// What should be in force now; `None` as long as a first list is missing, since a table made from half the facts would open what is

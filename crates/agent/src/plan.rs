@@ -8,7 +8,9 @@ use api::{AppliedGroup, AppliedObject, Exempted, ReportedProblem};
 use imbl::OrdMap;
 use policy::model::{Exemption, GroupRef, GroupRules, NodeName, NodePolicy};
 use policy::{Cluster, Compiled, Compiler, resolve};
-use ruleset::{Lowering, Ruleset, exemption_counter};
+use ruleset::{Lowering, Op, Ruleset, exemption_counter};
+
+use crate::held_back::HeldBack;
 
 /// What should be in force on this node, and what can be said of it once it is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -58,12 +60,22 @@ pub struct Planner {
     compiler: Compiler,
     lowering: Lowering,
     last: Plan,
+    /// The policy of the last plan.
+    policy: NodePolicy,
+    held_back: HeldBack,
 }
 
 impl Planner {
     /// For this node, of which nothing is known yet.
     pub fn new(node: NodeName, exempt: BTreeSet<Exemption>) -> Planner {
-        Planner { exempt, compiler: Compiler::new(node), lowering: Lowering::default(), last: Plan::default() }
+        Planner {
+            exempt,
+            compiler: Compiler::new(node),
+            lowering: Lowering::default(),
+            last: Plan::default(),
+            policy: NodePolicy::default(),
+            held_back: HeldBack::default(),
+        }
     }
 
     /// What should be in force by these facts. The first time anything has changed.
@@ -72,8 +84,9 @@ impl Planner {
             Since::Slices => self.compiler.follow_slices(cluster),
             Since::Anything => self.compiler.compile(cluster, resolve(cluster)),
         };
-        let policy = NodePolicy { exempt: self.exempt.clone(), ..compiled.policy.clone() };
-        let of_members = Plan { ruleset: self.lowering.lower(&policy), incomplete: incomplete(compiled), ..self.last.clone() };
+        let wanted = NodePolicy { exempt: self.exempt.clone(), ..compiled.policy.clone() };
+        self.policy = self.held_back.out_of(&wanted);
+        let of_members = Plan { ruleset: self.lowering.lower(&self.policy), incomplete: incomplete(compiled), ..self.last.clone() };
         self.last = match since {
             Since::Slices => of_members,
             Since::Anything => Plan {
@@ -83,13 +96,31 @@ impl Planner {
                 exemptions: exemptions(&self.exempt),
                 problems: problems(compiled),
                 named: compiled.named.values().cloned().collect(),
-                endpoints: policy.endpoints.len(),
-                addresses: policy.endpoints.values().flat_map(|endpoint| &endpoint.addresses).copied().collect(),
-                rules: policy.groups,
+                endpoints: self.policy.endpoints.len(),
+                addresses: self.policy.endpoints.values().flat_map(|endpoint| &endpoint.addresses).copied().collect(),
+                rules: self.policy.groups.clone(),
                 ..of_members
             },
         };
-        self.last.clone()
+        let mut plan = self.last.clone();
+        self.held_back.tell(&wanted, &mut plan);
+        plan
+    }
+
+    /// The last plan is in force.
+    pub fn committed(&mut self) {
+        self.held_back.in_force(&self.policy);
+    }
+
+    /// The kernel refused these steps of the last plan; whether the next one leaves what they are about as it was.
+    pub fn refused(&mut self, steps: &[Op], message: &str) -> bool {
+        let blamed = steps.iter().flat_map(|step| self.lowering.blame(step)).collect();
+        self.held_back.add(blamed, &self.policy, message)
+    }
+
+    /// The table is looked at: what was refused long ago is in the next plan.
+    pub fn looked(&mut self) {
+        self.held_back.looked();
     }
 }
 

@@ -25,6 +25,7 @@ mod enforcement;
 mod membership;
 mod pacing;
 mod prefix_lists;
+mod refused;
 
 fn metadata(name: &str, generation: i64) -> ObjectMeta {
     ObjectMeta {
@@ -91,35 +92,52 @@ struct Flaky {
     inner: FakeKernel,
     refuse: usize,
     unreadable: usize,
+    /// It refuses steps that say this.
+    dislikes: String,
     taken: Vec<Transaction>,
 }
 
+/// What it says then.
 #[derive(Debug, thiserror::Error)]
-#[error("step 3 (AddSet \"x\"): ENOMEM")]
-struct NoMemory;
+enum Says {
+    #[error("step 3 (AddSet \"x\"): ENOMEM")]
+    NoMemory,
+    #[error("step {0}: EINVAL")]
+    Step(usize),
+}
 
 impl Kernel for Flaky {
-    type Error = NoMemory;
+    type Error = Says;
 
-    fn load(&mut self) -> Result<Option<Ruleset>, NoMemory> {
+    fn load(&mut self) -> Result<Option<Ruleset>, Says> {
         if self.unreadable > 0 {
             self.unreadable -= 1;
-            return Err(NoMemory);
+            return Err(Says::NoMemory);
         }
         Ok(self.inner.table().cloned())
     }
 
-    fn commit(&mut self, transaction: &Transaction) -> Result<(), NoMemory> {
+    fn commit(&mut self, transaction: &Transaction) -> Result<(), Says> {
         if self.refuse > 0 {
             self.refuse -= 1;
-            return Err(NoMemory);
+            return Err(Says::NoMemory);
+        }
+        if let Some(step) = transaction.ops.iter().position(|op| op.to_string().contains(&self.dislikes) && !self.dislikes.is_empty()) {
+            return Err(Says::Step(step));
         }
         self.inner.commit(transaction).expect("what the loop sends is legal");
         self.taken.push(transaction.clone());
         Ok(())
     }
 
-    fn counters(&mut self) -> Result<BTreeMap<String, ruleset::Counter>, NoMemory> {
+    fn refused(error: &Says) -> Vec<usize> {
+        match error {
+            Says::NoMemory => Vec::new(),
+            Says::Step(step) => vec![*step],
+        }
+    }
+
+    fn counters(&mut self) -> Result<BTreeMap<String, ruleset::Counter>, Says> {
         Ok(self.inner.counters().expect("counters"))
     }
 }
@@ -206,8 +224,12 @@ impl Node {
         })?;
         let now = self.now();
         Some(match self.enforcement.enforce(plan, || now.clone()) {
-            Ok(committed) => Ok(self.report.committed(&committed, &now)),
+            Ok(committed) => {
+                self.facts.committed();
+                Ok(self.report.committed(&committed, &now))
+            }
             Err(failure) => {
+                self.facts.refused(&failure.refused, &failure.message);
                 self.report.failed(&failure, &now);
                 Err(failure)
             }

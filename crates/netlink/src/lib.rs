@@ -69,6 +69,13 @@ impl Kernel for Nftables {
         commit::commit(&mut self.socket, transaction)
     }
 
+    fn refused(error: &Error) -> Vec<usize> {
+        match error {
+            Error::Malformed { index, .. } => vec![*index],
+            error => error.refusals().map(|refusal| refusal.index).collect(),
+        }
+    }
+
     fn counters(&mut self) -> Result<BTreeMap<String, Counter>, Error> {
         load::counters(&mut self.socket)
     }

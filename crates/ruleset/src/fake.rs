@@ -76,6 +76,10 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
+    fn refused(error: &Refused) -> Vec<usize> {
+        error.step.into_iter().collect()
+    }
+
     fn counters(&mut self) -> Result<BTreeMap<String, Counter>, Refused> {
         let names = self.table.iter().flat_map(|table| &table.counters);
         Ok(names.map(|name| (name.clone(), self.counted.get(name).copied().unwrap_or_default())).collect())

@@ -9,6 +9,7 @@
 //! 3. One table, ours. Named objects only, no anonymous sets.
 //! 4. This is the only crate that knows nft names.
 
+mod blame;
 mod class;
 mod diff;
 mod exempt;
@@ -26,6 +27,7 @@ mod trace;
 
 use std::collections::BTreeMap;
 
+pub use blame::Part;
 pub use diff::diff;
 pub use exempt::exemption_counter;
 pub use fake::{FakeKernel, Kind, Reason, Refused};
@@ -56,6 +58,9 @@ pub trait Kernel {
 
     /// Applies a transaction as a whole or not at all.
     fn commit(&mut self, transaction: &Transaction) -> Result<(), Self::Error>;
+
+    /// The steps that were refused, by their place in the transaction; none where an error is not about single steps.
+    fn refused(error: &Self::Error) -> Vec<usize>;
 
     /// What every counter of our table has counted; empty where there is no table.
     fn counters(&mut self) -> Result<BTreeMap<String, Counter>, Self::Error>;

@@ -18,7 +18,7 @@ use crate::piece::{Merge, Piece};
 use crate::{IntervalSet, Ruleset, Set};
 
 /// A class: a direction, and the groups whose rules it has.
-type Class = (Direction, Vec<GroupRef>);
+pub(crate) type Class = (Direction, Vec<GroupRef>);
 
 /// Remembers what it has made, to make the next from it: never another than [`crate::lower`] would make.
 #[derive(Clone, Debug)]
@@ -136,9 +136,24 @@ impl Lowering {
         self.members(&differences);
         self.prefix_lists(&differences);
         let resized = self.merged(&differences);
-        self.classes(&differences, &resized);
+        self.other_classes(&differences, &resized);
         self.endpoints(&differences);
         self.ruleset.clone()
+    }
+
+    /// The policy that was lowered last.
+    pub(crate) fn policy(&self) -> &NodePolicy {
+        &self.policy
+    }
+
+    /// Its classes.
+    pub(crate) fn classes(&self) -> impl Iterator<Item = (&Class, &Piece)> {
+        self.classes.iter()
+    }
+
+    /// Peers that are looked for in one set.
+    pub(crate) fn merges(&self) -> impl Iterator<Item = &Merge> {
+        self.merges.iter()
     }
 
     /// The sets of the groups.
@@ -229,7 +244,7 @@ impl Lowering {
     }
 
     /// Classes whose rules are other ones, or are said in other words.
-    fn classes(&mut self, differences: &Differences, resized: &BTreeSet<Merge>) {
+    fn other_classes(&mut self, differences: &Differences, resized: &BTreeSet<Merge>) {
         let changed = |((_, groups), piece): &(&Class, &Piece)| {
             groups.iter().any(|group| differences.rules.contains(group))
                 || differences.peers.iter().any(|peer| piece.peers.contains(peer))

@@ -1,0 +1,136 @@
+//! One bad object never keeps the others from coming into force: what the kernel does not take of it stays as it was.
+
+use policy::index::Object;
+use ruleset::Op;
+use serde_json::json;
+
+use super::*;
+
+/// A group that opens these ports to these peers.
+fn opens(name: &str, generation: i64, ports: &[u16], peer: serde_json::Value) -> Object {
+    let rules: Vec<_> = ports.iter().map(|port| json!({"protocol": "TCP", "port": port, "from": [peer]})).collect();
+    Object::security_group(&metadata(name, generation), &json!({"ingress": rules, "egress": []}))
+}
+
+fn everybody() -> serde_json::Value {
+    json!({"cidr": "0.0.0.0/0"})
+}
+
+fn shop(web: Object, app: Object) -> Vec<Object> {
+    vec![pod("web-0", "web", "10.0.0.1"), pod("app-0", "app", "10.0.0.2"), web, app, attachment("web"), attachment("app")]
+}
+
+/// A node in whose kernel these ports and addresses are in force nowhere, however often it is asked.
+fn disliking(node: &mut Node, what: &str) {
+    node.enforcement.kernel().dislikes = what.into();
+}
+
+/// Syncs, as the loop does, until the kernel takes something; how often it refused.
+fn settle(node: &mut Node) -> (usize, NodeReportStatus) {
+    for refusals in 0..10 {
+        if let Ok(status) = node.sync().unwrap() {
+            return (refusals, status);
+        }
+    }
+    panic!("the kernel takes nothing");
+}
+
+fn has(node: &mut Node, words: &str) -> bool {
+    node.table().unwrap().to_string().contains(words)
+}
+
+fn problems(status: &NodeReportStatus) -> Vec<(&str, &str)> {
+    status.problems.iter().map(|problem| (problem.object.as_str(), problem.reason.as_str())).collect()
+}
+
+#[test]
+fn a_group_that_is_refused_stays_as_it_was_while_others_go_on() {
+    let mut node = Node::with(&shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody())), &[]);
+    node.synced();
+    disliking(&mut node, "th dport 666");
+    node.take(apply(opens("web", 2, &[81, 666], everybody())));
+    node.take(apply(opens("app", 2, &[8080], everybody())));
+    let (refusals, status) = settle(&mut node);
+    assert_eq!(refusals, 2, "the change, and the table from nothing");
+    assert_eq!(generations(&status), [("app".to_string(), 2), ("web".to_string(), 1)]);
+    assert!(has(&mut node, "th dport 8080") && has(&mut node, "th dport 80 "), "{}", node.table().unwrap());
+    assert!(!has(&mut node, "th dport 81 "), "an object comes into force as a whole or not at all");
+    assert_eq!(problems(&status), [("SecurityGroup shop/web", "RefusedByKernel")]);
+    assert!(status.problems[0].message.contains("EINVAL"), "{}", status.problems[0].message);
+
+    // It is not tried again with every change elsewhere, but as soon as it is another.
+    node.take(apply(opens("app", 3, &[8081], everybody())));
+    assert_eq!(generations(&node.synced()), [("app".to_string(), 3), ("web".to_string(), 1)]);
+    node.take(apply(opens("web", 3, &[82], everybody())));
+    let status = node.synced();
+    assert_eq!((generations(&status), problems(&status)), (vec![("app".to_string(), 3), ("web".to_string(), 3)], vec![]));
+}
+
+#[test]
+fn what_was_never_in_force_allows_nothing_until_the_kernel_takes_it() {
+    let mut node = Node::new();
+    disliking(&mut node, "th dport 666");
+    node.list(&shop(opens("web", 1, &[80, 666], everybody()), opens("app", 1, &[8080], everybody())));
+    node.sync();
+    let (_, status) = settle(&mut node);
+    assert_eq!(generations(&status), [("app".to_string(), 1)]);
+    let table = node.table().unwrap();
+    assert!(table.maps["in4"].elements.len() == 2 && table.chains["in/shop/web"].rules.is_empty(), "guarded, and closed: {table}");
+
+    disliking(&mut node, "");
+    for _ in 0..4 {
+        node.facts.looked();
+        assert_eq!(problems(&node.synced()).len(), 1, "too early for another try");
+    }
+    node.facts.looked();
+    let status = node.synced();
+    assert_eq!((generations(&status), problems(&status)), (vec![("app".to_string(), 1), ("web".to_string(), 1)], vec![]));
+}
+
+#[test]
+fn members_that_are_refused_are_as_before_and_everybody_elses_go_on() {
+    let naming = |name| opens(name, 1, &[80], json!({"securityGroup": {"name": "peers"}}));
+    let other = opens("app", 1, &[80], json!({"securityGroup": {"name": "others"}}));
+    let mut objects = shop(naming("web"), other);
+    objects.extend([group("peers", 1, &[]), group("others", 1, &[])]);
+    let mut node = Node::with(&objects, &[slice("peers", &["10.1.0.1"]), slice("others", &["10.2.0.1"])]);
+    node.synced();
+    disliking(&mut node, "10.6.6.6");
+    node.slices(0, Change::Apply(slice("peers", &["10.1.0.1", "10.6.6.6"])));
+    node.slices(0, Change::Apply(slice("others", &["10.2.0.1", "10.2.0.2"])));
+    let (_, status) = settle(&mut node);
+    assert!(has(&mut node, "10.2.0.2") && has(&mut node, "10.1.0.1") && !has(&mut node, "10.6.6.6"));
+    assert_eq!(problems(&status), [("SecurityGroup shop/peers", "RefusedByKernel")]);
+    assert_eq!(generations(&status), [("app".to_string(), 1), ("web".to_string(), 1)], "what was in force is");
+    node.slices(0, Change::Apply(slice("peers", &["10.1.0.2"])));
+    assert_eq!(problems(&node.synced()), []);
+    assert!(has(&mut node, "10.1.0.2") && !has(&mut node, "10.1.0.1"));
+}
+
+#[test]
+fn a_prefix_list_that_is_refused_is_as_before_and_not_reported() {
+    let list = |generation, cidr: &str| {
+        let spec = json!({"addressFamily": "IPv4", "maxEntries": 5, "entries": [{"cidr": cidr}]});
+        Object::prefix_list(&metadata("offices", generation), &spec)
+    };
+    let mut objects = shop(opens("web", 1, &[80], json!({"prefixList": {"name": "offices"}})), opens("app", 1, &[80], everybody()));
+    objects.push(list(1, "10.1.0.0/24"));
+    let mut node = Node::with(&objects, &[]);
+    assert_eq!(node.synced().prefix_lists.len(), 1);
+    disliking(&mut node, "10.6.6.0");
+    node.take(apply(list(2, "10.6.6.0/24")));
+    let (_, status) = settle(&mut node);
+    assert!(has(&mut node, "10.1.0.0-10.1.0.255"));
+    assert_eq!((status.prefix_lists, problems(&node.synced())), (vec![], vec![("PrefixList shop/offices", "RefusedByKernel")]));
+}
+
+#[test]
+fn what_fits_our_belief_and_not_the_table_is_nobodys_fault() {
+    let mut node = Node::with(&shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody())), &[]);
+    node.synced();
+    disliking(&mut node, "flush chain inet k8s-sg in/shop/web");
+    node.take(apply(opens("web", 2, &[81], everybody())));
+    let (refusals, status) = settle(&mut node);
+    assert_eq!((refusals, problems(&status)), (1, vec![]), "made from nothing it is taken");
+    assert!(node.enforcement.kernel().taken.last().unwrap().ops.contains(&Op::DeleteTable));
+}
