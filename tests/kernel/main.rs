@@ -6,6 +6,7 @@ mod coexistence;
 mod connections;
 mod difference;
 mod drift;
+mod isolation;
 mod oracle;
 mod overlaps;
 mod survival;
