@@ -1,6 +1,6 @@
 //! What a change costs the agent, from the fact to the kernel's answer: plan, difference, commit.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agent::enforce::Enforcement;
 use agent::plan::{Planner, Since};
@@ -9,9 +9,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use lab::Namespace;
 use netlink::Nftables;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use policy::Cluster;
 use policy::index::{MemberSlice, Object};
 use policy::model::{Exemption, NodeName};
+use ruleset::{Kernel, Transaction};
 use serde_json::json;
 use testkit::Manifest;
 
@@ -29,7 +32,8 @@ struct Node {
     planner: Planner,
     since: Since,
     enforcement: Enforcement<Nftables>,
-    namespace: Namespace,
+    /// As long as this is there, so is the kernel.
+    _namespace: Namespace,
 }
 
 fn member(number: usize) -> std::net::IpAddr {
@@ -85,7 +89,7 @@ impl Node {
             let _ = cluster.apply(object);
         }
         let planner = Planner::new(NodeName("n1".into()), Exemption::DEFAULT.into());
-        Ok(Node { cluster, planner, since: Since::Anything, enforcement: Enforcement::new(kernel), namespace })
+        Ok(Node { cluster, planner, since: Since::Anything, enforcement: Enforcement::new(kernel), _namespace: namespace })
     }
 
     /// Seconds until what the facts say is in force.
@@ -110,12 +114,50 @@ impl Node {
     }
 }
 
+/// What a process has used: seconds of processor time, and the most memory since the last reset.
+struct Used {
+    cpu: f64,
+}
+
+impl Used {
+    /// From now on.
+    fn reset() -> Result<Used> {
+        // 5: the peak starts anew (proc_pid_clear_refs(5)).
+        std::fs::write("/proc/self/clear_refs", "5")?;
+        Ok(Used { cpu: Used::cpu()? })
+    }
+
+    fn cpu() -> Result<f64> {
+        let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+        let seconds = |time: nix::sys::time::TimeVal| Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap_or_default());
+        Ok((seconds(usage.user_time()) + seconds(usage.system_time())).as_secs_f64())
+    }
+
+    /// Says what it was; facts and everything else that this program holds are in it, as they are in an agent.
+    fn tell(&self, what: &str, times: usize, tell: &mut impl FnMut(Line)) -> Result<()> {
+        let cpu = (Used::cpu()? - self.cpu) / f64::from(u32::try_from(times)?);
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+        tell(Line::figure(format!("{what}: processor time"), cpu * 1e3, "ms"));
+        tell(Line::figure(format!("{what}: peak memory"), peak.ok_or_else(|| anyhow!("a peak"))? / 1024.0, "MiB"));
+        Ok(())
+    }
+}
+
 /// All figures.
 pub fn measure(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
+    members(rounds, tell)?;
+    pods(rounds, tell)?;
+    at_full_size(rounds, tell)
+}
+
+/// A member that joins or leaves a group that a rule here names.
+fn members(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
     let mut joins = Vec::new();
     for members in [100, 10_000, 100_000] {
         let mut node = Node::new(20, 10, 5, 1, members)?;
         node.sync()?;
+        let used = Used::reset()?;
         let mut took = Vec::new();
         for round in 0..usize::from(rounds) * 10 {
             // One more in the last slice, and out again.
@@ -125,16 +167,28 @@ pub fn measure(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
             let slice = MemberSlice { head: false, ..slice };
             took.push(node.after(Object::MemberSlice((namespace, "peer-0-last".into()), slice))? * 1e3);
         }
-        drop(node.namespace);
+        used.tell(&format!("a member joins or leaves, of {members}"), took.len(), tell)?;
         joins.push(median(took));
     }
     tell(Line::limit("a member joins or leaves, of 10,000", joins[1], 1.0, "ms"));
     tell(Line::new("a member joins or leaves, of 10,000 against of 100", joins[1], joins[0], "ms", Some(1.5)));
     tell(Line::new("a member joins or leaves, of 100,000 against of 100", joins[2], joins[0], "ms", None));
+    Ok(())
+}
 
-    for pods in [10, 110, 250] {
+/// A pod of this node that comes or goes.
+fn pods(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
+    for (pods, elsewhere) in [(10, 0), (110, 0), (250, 0), (110, 10_000)] {
         let mut node = Node::new(pods, 10, 5, 5, 1_000)?;
+        for number in 0..elsewhere {
+            let namespace = format!("other-{}", number / 100);
+            let name = format!("{namespace}/group-{number}");
+            for object in [Manifest::group(&name, json!({})), Manifest::attachment(&name, "web", &[&format!("group-{number}")])] {
+                let _ = node.cluster.apply(object.fact());
+            }
+        }
         node.sync()?;
+        let used = Used::reset()?;
         let mut took = Vec::new();
         for round in 0..usize::from(rounds) * 4 {
             // One that is in a group.
@@ -145,17 +199,40 @@ pub fn measure(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
             node.sync()?;
             took.push(started.elapsed().as_secs_f64() * 1e3);
         }
-        drop(node.namespace);
-        tell(Line::figure(format!("a pod comes or goes, {pods} pods on the node"), median(took), "ms"));
+        let others = if elsewhere > 0 { format!(", {elsewhere} groups and attachments elsewhere") } else { String::new() };
+        let what = format!("a pod comes or goes, {pods} pods on the node{others}");
+        used.tell(&what, took.len(), tell)?;
+        tell(Line::figure(what, median(took), "ms"));
     }
+    Ok(())
+}
 
+/// The largest table there is to be.
+fn at_full_size(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
+    const SIZE: &str = "500 groups × 50 rules × 100,000 members";
+    let used = Used::reset()?;
     let mut node = Node::new(100, 500, 50, 500, 100_000)?;
     let full = node.sync()?;
-    tell(Line::limit("full load, 500 groups × 50 rules × 100,000 members", full, 1.0, "s"));
+    used.tell(&format!("full load, {SIZE}, facts included"), 1, tell)?;
+    tell(Line::limit(format!("full load, {SIZE}"), full, 1.0, "s"));
+
+    let whole = Transaction::replace(&node.planner.plan(&node.cluster, Since::Slices).ruleset);
+    let used = Used::reset()?;
+    let mut replaced = Vec::new();
+    for _ in 0..rounds {
+        let started = Instant::now();
+        node.enforcement.kernel().commit(&whole)?;
+        replaced.push(started.elapsed().as_secs_f64());
+    }
+    used.tell("full replacement", replaced.len(), tell)?;
+    tell(Line::figure("full replacement, one batch, commit alone", median(replaced), "s"));
+
+    let used = Used::reset()?;
     let mut edits = Vec::new();
     for round in 0..usize::from(rounds) {
         edits.push(node.after(group(7, 49 + round % 2, 500))? * 1e3);
     }
-    tell(Line::figure("there, a rule is edited", median(edits), "ms"));
+    used.tell("a rule is edited there", edits.len(), tell)?;
+    tell(Line::figure("a rule is edited there", median(edits), "ms"));
     Ok(())
 }

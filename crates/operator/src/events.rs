@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Objec
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client, Resource};
-use policy::{ObjectRef, Problem, Resolution};
+use policy::{Cluster, Problem, missing_default_group};
 use runtime::client::in_time;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
@@ -108,11 +108,11 @@ pub struct Told(BTreeSet<(String, String)>);
 
 impl Told {
     /// What was not told before. It is told again after it was right meanwhile.
-    pub fn news(&mut self, resolution: &Resolution) -> Vec<Notice> {
+    pub fn news(&mut self, cluster: &Cluster) -> Vec<Notice> {
         let mut now = BTreeSet::new();
         let mut news = Vec::new();
-        for Problem { object, reason, message, .. } in &resolution.problems {
-            let ObjectRef::Namespace(name) = object else { continue };
+        for name in cluster.namespaces.keys() {
+            let Some(Problem { reason, message, .. }) = missing_default_group(cluster, name) else { continue };
             let what = (name.clone(), message.clone());
             if !self.0.contains(&what) {
                 // In the namespace itself, where its users look.
@@ -123,7 +123,7 @@ impl Told {
                     name: Some(name.clone()),
                     ..ObjectReference::default()
                 };
-                news.push(Notice { about, warning: true, reason: (*reason).into(), action: "DefaultGroup", note: message.clone() });
+                news.push(Notice { about, warning: true, reason: reason.into(), action: "DefaultGroup", note: message.clone() });
             }
             now.insert(what);
         }

@@ -11,9 +11,9 @@ use imbl::ordset;
 use crate::counted::Counted;
 use crate::index::Cluster;
 use crate::model::{Endpoint, GroupRef, NodeName, NodePolicy, PrefixListRef};
-use crate::problem::{AttachmentRef, ObjectRef, Problem};
+use crate::problem::{AttachmentRef, Problem};
 use crate::published::Published;
-use crate::resolve::{Membership, Resolution};
+use crate::resolve::{Membership, Resolution, missing_default_group, missing_groups};
 
 /// A node's policy and what can be said of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Compiler {
         self.prefix_lists(cluster);
         self.compiled.attachments = attachments_here(&self.resolution, &self.compiled.policy);
         self.compiled.policy.cluster_dns = cluster.dns.values().flatten().copied().collect();
-        self.compiled.problems = problems(cluster, &self.resolution, &self.compiled);
+        self.compiled.problems = problems(cluster, &self.compiled);
         &self.compiled
     }
 
@@ -211,14 +211,12 @@ fn attachments_here(resolution: &Resolution, policy: &NodePolicy) -> BTreeSet<At
 }
 
 /// Problems of the groups and attachments that have an endpoint here, and of the prefix lists that these groups name.
-fn problems(cluster: &Cluster, resolution: &Resolution, compiled: &Compiled) -> Vec<Problem> {
+fn problems(cluster: &Cluster, compiled: &Compiled) -> Vec<Problem> {
     let groups = compiled.policy.groups.keys().filter_map(|group| cluster.groups.get(group)).flat_map(|facts| &facts.problems);
     let attachments = compiled.attachments.iter().filter_map(|a| cluster.attachments.get(a)).flat_map(|facts| &facts.problems);
     let lists = compiled.policy.prefix_lists.keys().filter_map(|list| cluster.prefix_lists.get(list)).flat_map(|facts| &facts.problems);
-    let missing = resolution.problems.iter().filter(|problem| match &problem.object {
-        ObjectRef::Attachment(attachment) => compiled.attachments.contains(attachment),
-        ObjectRef::Namespace(name) => compiled.policy.endpoints.keys().any(|pod| pod.namespace == *name),
-        ObjectRef::SecurityGroup(_) | ObjectRef::PrefixList(_) => false,
-    });
-    groups.chain(attachments).chain(lists).chain(missing).cloned().collect()
+    let missing = compiled.attachments.iter().flat_map(|attachment| missing_groups(cluster, attachment));
+    let namespaces: BTreeSet<&str> = compiled.policy.endpoints.keys().map(|pod| pod.namespace.as_str()).collect();
+    let missing = missing.chain(namespaces.into_iter().filter_map(|namespace| missing_default_group(cluster, namespace)));
+    groups.chain(attachments).chain(lists).cloned().chain(missing).collect()
 }

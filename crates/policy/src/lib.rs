@@ -32,5 +32,5 @@ pub use index::Cluster;
 pub use parse::{DUPLICATE, DUPLICATE_ENTRIES};
 pub use problem::{AttachmentRef, ObjectRef, Problem};
 pub use published::{MemberSlices, Published};
-pub use resolve::{Membership, Resolution, resolve};
+pub use resolve::{Membership, Resolution, missing_default_group, missing_groups, resolve};
 pub use verdict::verdict;

@@ -18,8 +18,6 @@ pub struct Resolution {
     pub attached: BTreeMap<AttachmentRef, BTreeSet<PodRef>>,
     /// hostNetwork pods that an attachment selects but that are not members (S9).
     pub skipped: BTreeMap<AttachmentRef, BTreeSet<PodRef>>,
-    /// What is missing: groups that attachments and namespaces name.
-    pub problems: Vec<Problem>,
 }
 
 /// One guarded pod.
@@ -49,18 +47,16 @@ impl Resolution {
     }
 }
 
-/// From facts to memberships. What cannot be resolved is in [`Resolution::problems`].
+/// From facts to memberships. What has no pod costs nothing, however much there is of it. What is missing, [`missing_groups`] and
+/// [`missing_default_group`] say.
 pub fn resolve(cluster: &Cluster) -> Resolution {
-    let mut resolution = Resolution { problems: missing_groups(cluster), ..Resolution::default() };
+    let mut resolution = Resolution::default();
     let owners = owners(cluster);
-    let mut by_namespace: BTreeMap<&str, Vec<&AttachmentRef>> = BTreeMap::new();
-    for attachment in cluster.attachments.keys() {
-        by_namespace.entry(&attachment.namespace).or_default().push(attachment);
-    }
     for (name, pod) in cluster.pods.iter().filter(|(_, pod)| !pod.finished) {
-        let attachments = by_namespace.get(name.namespace.as_str()).into_iter().flatten().copied();
+        let first = AttachmentRef { namespace: name.namespace.clone(), name: String::new() };
+        let attachments = cluster.attachments.range(first..).take_while(|(attachment, _)| attachment.namespace == name.namespace);
         let selecting: Vec<&AttachmentRef> =
-            attachments.filter(|a| cluster.attachments.get(a).is_some_and(|a| a.target.matches(&pod.labels))).collect();
+            attachments.filter(|(_, attachment)| attachment.target.matches(&pod.labels)).map(|(attachment, _)| attachment).collect();
         if pod.host_network {
             for attachment in selecting {
                 resolution.skipped.entry(attachment.clone()).or_default().insert(name.clone());
@@ -108,22 +104,22 @@ fn owners(cluster: &Cluster) -> BTreeMap<IpAddr, &PodRef> {
     owners.into_iter().map(|(address, (_, _, name))| (address, name)).collect()
 }
 
-fn missing_groups(cluster: &Cluster) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for (attachment, facts) in &cluster.attachments {
-        for group in facts.groups.iter().filter(|group| !cluster.groups.contains_key(group)) {
-            let message =
-                format!("SecurityGroup {group} does not exist; pods stay guarded by their other groups, and closed where they have none");
-            problems.push(Problem::whole(ObjectRef::Attachment(attachment.clone()), "GroupNotFound", message));
-        }
-    }
-    for (namespace, facts) in &cluster.namespaces {
-        let Some(name) = &facts.default_group else { continue };
-        let group = GroupRef { namespace: namespace.clone(), name: name.clone() };
-        if !cluster.groups.contains_key(&group) {
-            let message = format!("its default group {group} does not exist; pods in no other group are closed");
-            problems.push(Problem::whole(ObjectRef::Namespace(namespace.clone()), "GroupNotFound", message));
-        }
-    }
-    problems
+/// A problem for each group that an attachment names and that does not exist.
+pub fn missing_groups(cluster: &Cluster, attachment: &AttachmentRef) -> Vec<Problem> {
+    let named = cluster.attachments.get(attachment).into_iter().flat_map(|facts| &facts.groups);
+    let problem = |group: &GroupRef| {
+        let message =
+            format!("SecurityGroup {group} does not exist; pods stay guarded by their other groups, and closed where they have none");
+        Problem::whole(ObjectRef::Attachment(attachment.clone()), "GroupNotFound", message)
+    };
+    named.filter(|group| !cluster.groups.contains_key(group)).map(problem).collect()
+}
+
+/// A problem where a namespace names a default group that does not exist (S3).
+pub fn missing_default_group(cluster: &Cluster, namespace: &str) -> Option<Problem> {
+    let name = cluster.namespaces.get(namespace)?.default_group.clone()?;
+    let group = GroupRef { namespace: namespace.into(), name };
+    let message = format!("its default group {group} does not exist; pods in no other group are closed");
+    let problem = || Problem::whole(ObjectRef::Namespace(namespace.into()), "GroupNotFound", message);
+    (!cluster.groups.contains_key(&group)).then(problem)
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::facts::{attachment, cluster, default_group, group, group_ref, node, pod, pod_ref, pod_with, raw_attachment, slice};
 use policy::index::{Changed, Key, Kind, Object};
 use policy::model::NodeName;
-use policy::{Cluster, compile, resolve};
+use policy::{Cluster, compile, missing_default_group, resolve};
 use serde_json::json;
 
 fn addresses<T: FromIterator<IpAddr>>(texts: &[&str]) -> T {
@@ -47,7 +47,7 @@ fn s3_a_pod_in_no_group_is_not_guarded_and_a_default_group_takes_it() {
 fn s3_a_default_group_that_does_not_exist_closes() {
     let cluster = cluster([default_group("nobody"), pod("p", "n1", "web", &["10.0.0.1"])]);
     assert_eq!(groups_of(&cluster, "p"), Some(vec![]));
-    assert_eq!(resolve(&cluster).problems[0].reason, "GroupNotFound");
+    assert_eq!(missing_default_group(&cluster, "shop").map(|problem| problem.reason), Some("GroupNotFound"));
     // A node with a pod of the namespace says so, and no other.
     let said_by = |node: &str| compile(&cluster, &resolve(&cluster), &NodeName(node.into())).problems.len();
     assert_eq!((said_by("n1"), said_by("n2")), (1, 0));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::NodeReportStatus;
 use policy::model::NodeName;
 use policy::status::View;
-use policy::{Problem, resolve, slices};
+use policy::{Problem, missing_default_group, missing_groups, resolve, slices};
 use ruleset::Ruleset;
 use serde_json::Value;
 use testkit::{Event, Manifest, Program, from_scratch};
@@ -52,7 +52,8 @@ fn look(program: &Program, reports: &BTreeMap<NodeName, NodeReportStatus>, bytes
     let view = View::new(&program.cluster, &resolution, reports);
     let mut novelty = Novelty::new();
     let mut problems: Vec<Problem> = compiled.problems.clone();
-    problems.extend(resolution.problems.clone());
+    problems.extend(program.cluster.attachments.keys().flat_map(|attachment| missing_groups(&program.cluster, attachment)));
+    problems.extend(program.cluster.namespaces.keys().filter_map(|namespace| missing_default_group(&program.cluster, namespace)));
     for (group, facts) in &program.cluster.groups {
         problems.extend(facts.problems.clone());
         let status = view.group(group).ok_or("a group without a status")?;
