@@ -9,7 +9,7 @@
 //!       ─ udp, sctp …
 //!       ─ what has no ports ─ who may
 //! ```
-//! *Who may* is a rule for each (rule, peer), with its counter, as long as they are few; more are merged into one set of addresses and one
+//! *Who may* is a rule for each (rule, peer) and each family that endpoints here have, with its counter, as long as they are few; more are merged into one set of addresses and one
 //! of networks, and are counted together. The same peers are merged once in the whole table, and not where they have very many members: an
 //! address stands in as many sets as there are different lists of peers that have it.
 //!
@@ -39,8 +39,8 @@ pub(crate) fn name(groups: &[GroupRef], direction: Direction) -> String {
     names::class(way(direction), groups)
 }
 
-/// What the class of these groups needs in a direction.
-pub(crate) fn piece(policy: &NodePolicy, groups: &[GroupRef], direction: Direction, few: usize) -> Piece {
+/// What the class of these groups needs in a direction, where endpoints have addresses of these families.
+pub(crate) fn piece(policy: &NodePolicy, groups: &[GroupRef], direction: Direction, spoken: &[Family], few: usize) -> Piece {
     let name = name(groups, direction);
     let mut piece = Piece::default();
     let mut pairs = Vec::new();
@@ -50,7 +50,7 @@ pub(crate) fn piece(policy: &NodePolicy, groups: &[GroupRef], direction: Directi
     }
     piece.counters.extend(pairs.iter().map(|pair| pair.counter.clone()));
     piece.peers.extend(pairs.iter().map(|pair| &pair.rule.peer).filter(|peer| !matches!(peer, Peer::Net(_))).cloned());
-    let mut class = Class { piece: &mut piece, policy, side: far_side(direction), name: &name, few };
+    let mut class = Class { piece: &mut piece, policy, side: far_side(direction), name: &name, spoken, few };
     let rules = if pairs.len() <= few { class.one_by_one(&pairs) } else { class.by_traffic(&pairs) };
     piece.chains.push((name, Chain { base: None, rules }));
     piece
@@ -62,12 +62,13 @@ struct Class<'a> {
     policy: &'a NodePolicy,
     side: Side,
     name: &'a str,
+    spoken: &'a [Family],
     few: usize,
 }
 
 impl Class<'_> {
     fn one_by_one(&self, pairs: &[Pair<'_>]) -> Vec<Rule> {
-        pairs.iter().flat_map(|pair| self.rules_of(&tests(pair.rule.traffic), families(pair.rule.traffic), pair)).collect()
+        pairs.iter().flat_map(|pair| self.rules_of(&tests(pair.rule.traffic), &self.families(pair.rule.traffic), pair)).collect()
     }
 
     fn by_traffic(&mut self, pairs: &[Pair<'_>]) -> Vec<Rule> {
@@ -94,7 +95,7 @@ impl Class<'_> {
                     };
                     // One port of the ranges is not the port that rules name alone.
                     let leaf = if ranges && ports.from == ports.to { format!("{leaf}-{}", ports.to) } else { leaf };
-                    let rules = self.who_may(&leaf, &[], &FAMILIES, &pairs);
+                    let rules = self.who_may(&leaf, &[], self.spoken, &pairs);
                     self.piece.chains.push((leaf.clone(), Chain { base: None, rules }));
                     elements.insert(ports.from, (ports.to, leaf));
                 }
@@ -120,7 +121,7 @@ impl Class<'_> {
             let mut inner = Vec::new();
             for (traffic, pairs) in kinds {
                 let leaf = format!("{}/{own}/{}", self.name, kind_word(traffic));
-                inner.extend(self.who_may(&leaf, &tests(traffic), families(traffic), &pairs));
+                inner.extend(self.who_may(&leaf, &tests(traffic), &self.families(traffic), &pairs));
             }
             match protocol {
                 Some(number) if inner.len() > self.few => {
@@ -136,6 +137,9 @@ impl Class<'_> {
 
     /// Accepts the peers of these pairs, whose traffic is what these tests tell, in these families.
     fn who_may(&mut self, leaf: &str, tests: &[Match], families: &[Family], pairs: &[&Pair<'_>]) -> Vec<Rule> {
+        if families.is_empty() {
+            return Vec::new();
+        }
         let is_anybody = |pair: &&&Pair<'_>| matches!(&pair.rule.peer, Peer::Net(net) if net.prefix_len() == 0);
         let is_group = |pair: &&&Pair<'_>| matches!(pair.rule.peer, Peer::Group(_));
         // Everybody of a family is the cheapest test, and makes the others needless.
@@ -172,6 +176,11 @@ impl Class<'_> {
         let rules = families.iter().map(|family| accept(&counter, tests.iter().cloned().chain([far(family)]).collect())).collect();
         self.piece.counters.insert(counter);
         rules
+    }
+
+    /// The families in which endpoints have addresses and this traffic exists.
+    fn families(&self, traffic: Traffic) -> Vec<Family> {
+        families(traffic).iter().copied().filter(|family| self.spoken.contains(family)).collect()
     }
 
     /// The rules of one pair, one for each family in which its peer can be met.

@@ -13,7 +13,7 @@ use policy::model::{Direction, Endpoint, Family, GroupRef, NodePolicy, Peer, Pod
 
 use crate::class;
 use crate::intervals::merge;
-use crate::lower::{FAMILIES, endpoint_chain, fixed, members_name, prefixes_name};
+use crate::lower::{endpoint_chain, fixed, members_name, prefixes_name};
 use crate::piece::{Merge, Piece};
 use crate::{IntervalSet, Ruleset, Set};
 
@@ -24,6 +24,8 @@ pub(crate) type Class = (Direction, Vec<GroupRef>);
 #[derive(Clone, Debug)]
 pub struct Lowering {
     few: usize,
+    /// The families of the endpoints' addresses: packets of another never come to a class, so there are no sets and no rules for them.
+    spoken: Vec<Family>,
     policy: NodePolicy,
     ruleset: Ruleset,
     endpoints: BTreeMap<PodRef, (Piece, Vec<Class>)>,
@@ -111,6 +113,7 @@ impl Lowering {
     pub fn beyond(few: usize) -> Lowering {
         Lowering {
             few,
+            spoken: Vec::new(),
             policy: NodePolicy::default(),
             ruleset: Ruleset::default(),
             endpoints: BTreeMap::new(),
@@ -124,8 +127,11 @@ impl Lowering {
 
     /// The ruleset that gives every packet the verdict of the policy.
     pub fn lower(&mut self, policy: &NodePolicy) -> Ruleset {
-        if self.policy.exempt != policy.exempt {
-            *self = Lowering::beyond(self.few);
+        let spoken: BTreeSet<Family> =
+            policy.endpoints.values().flat_map(|endpoint| &endpoint.addresses).copied().map(Family::of).collect();
+        let spoken: Vec<Family> = spoken.into_iter().collect();
+        if self.policy.exempt != policy.exempt || self.spoken != spoken {
+            *self = Lowering { spoken, ..Lowering::beyond(self.few) };
         }
         let before = std::mem::replace(&mut self.policy, policy.clone());
         let differences = Differences::between(&before, &self.policy);
@@ -159,7 +165,7 @@ impl Lowering {
     /// The sets of the groups.
     fn members(&mut self, differences: &Differences) {
         for (group, (come, gone)) in &differences.members {
-            for family in FAMILIES {
+            for family in self.spoken.clone() {
                 let name = members_name(group, family);
                 if !self.policy.members.contains_key(group) {
                     self.ruleset.sets.remove(&name);
@@ -175,7 +181,7 @@ impl Lowering {
     fn prefix_lists(&mut self, differences: &Differences) {
         for peer in &differences.lists {
             let Peer::PrefixList(list) = peer else { continue };
-            for family in FAMILIES {
+            for family in self.spoken.clone() {
                 let name = prefixes_name(list, family);
                 match self.policy.prefix_lists.get(list) {
                     Some(entries) => drop(self.ruleset.intervals.insert(name, IntervalSet { family, ranges: merge(entries, family) })),
@@ -207,7 +213,7 @@ impl Lowering {
                 continue;
             }
             for (_, (come, gone)) in differences.members.iter().filter(|(group, _)| merge.holds(&Peer::Group((*group).clone()))) {
-                for family in FAMILIES {
+                for family in self.spoken.clone() {
                     let Some(set) = self.ruleset.sets.get_mut(&merge.name(family)) else { continue };
                     let gone = gone.iter().copied().filter(|address| !merge.has(*address, &self.policy));
                     change(&mut set.elements, family, come, gone);
@@ -222,7 +228,7 @@ impl Lowering {
             self.too_large.insert(merge.clone());
             return;
         }
-        for family in FAMILIES {
+        for family in self.spoken.clone() {
             let name = merge.name(family);
             if let Some(set) = merge.set(&self.policy, family) {
                 self.ruleset.sets.insert(name, set);
@@ -236,7 +242,7 @@ impl Lowering {
         if self.too_large.remove(merge) {
             return;
         }
-        for family in FAMILIES {
+        for family in self.spoken.clone() {
             let name = merge.name(family);
             self.ruleset.sets.remove(&name);
             self.ruleset.intervals.remove(&name);
@@ -259,7 +265,7 @@ impl Lowering {
 
     /// Makes a class in place of what it was.
     fn make(&mut self, class: Class, old: Option<Piece>) {
-        let piece = class::piece(&self.policy, &class.1, class.0, self.few);
+        let piece = class::piece(&self.policy, &class.1, class.0, &self.spoken, self.few);
         self.exchange(old.as_ref(), Some(&piece));
         self.classes.insert(class, piece);
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use policy::model::*;
-use ruleset::{Fingerprint, Transaction, diff, lower, lower_beyond};
+use ruleset::{Fingerprint, Lowering, Transaction, diff, lower, lower_beyond};
 
 use crate::build::*;
 
@@ -133,7 +133,8 @@ fn the_same_peers_are_merged_once_and_very_many_members_not_at_all() {
     let with = |groups: u32, members: u32| {
         let peers = |port: u16| (0..groups).map(move |n| rule(&format!("{port}-{n}"), tcp(port), &format!("peers/g{n}")));
         let ingress: Vec<Rule> = [80, 443, 8080].into_iter().flat_map(peers).collect();
-        let mut policy = NodePolicy::default().group("shop/web", &ingress, &[]).pod("shop/web-0", &["10.2.0.2"], &["shop/web"]);
+        let mut policy =
+            NodePolicy::default().group("shop/web", &ingress, &[]).pod("shop/web-0", &["10.2.0.2", "fd00:2::2"], &["shop/web"]);
         for n in 0..groups {
             let addresses = (0..members).map(|place| IpAddr::from(std::net::Ipv4Addr::from_bits(0x0b00_0000 + n * members + place)));
             policy.members.insert(group(&format!("peers/g{n}")), addresses.collect());
@@ -155,7 +156,7 @@ fn what_has_no_ports_is_told_apart_and_stands_behind_one_test_where_it_is_much()
     };
     let with = |count: u8, few: usize| {
         let all = [kinds(count), vec![rule("99", tcp(80), "10.0.0.0/8")]].concat();
-        lower_beyond(&NodePolicy::default().group("shop/web", &all, &[]).pod("shop/web-0", &["10.2.0.2"], &["shop/web"]), few)
+        lower_beyond(&NodePolicy::default().group("shop/web", &all, &[]).pod("shop/web-0", &["10.2.0.2", "fd00:2::2"], &["shop/web"]), few)
     };
     // A look-up for the port, and the ICMP rules or a jump to them.
     let (eight, nine) = (with(8, 8), with(9, 8));
@@ -169,8 +170,30 @@ fn what_has_no_ports_is_told_apart_and_stands_behind_one_test_where_it_is_much()
     // Eight networks on a port are looked at one by one, nine at once.
     let nets = |count: u8| {
         let ingress: Vec<Rule> = (0..count).map(|n| rule(&format!("{n}"), tcp(80), &format!("10.{n}.0.0/16"))).chain(kinds(9)).collect();
-        let table = lower(&NodePolicy::default().group("shop/web", &ingress, &[]).pod("shop/web-0", &["10.2.0.2"], &["shop/web"]));
+        let table =
+            lower(&NodePolicy::default().group("shop/web", &ingress, &[]).pod("shop/web-0", &["10.2.0.2", "fd00:2::2"], &["shop/web"]));
         table.chains["in/shop/web/tcp/80"].rules.len()
     };
     assert_eq!((nets(8), nets(9)), (8, 2));
+}
+
+#[test]
+fn what_no_packet_of_an_endpoint_can_be_costs_nothing() {
+    let policy = |addresses: &[&str]| {
+        let rules = [rule("a", tcp(80), "peers/web"), rule("b", tcp(81), "2001:db8::/32"), rule("c", icmp(Family::V6, None, None), "::/0")];
+        NodePolicy::default()
+            .group("shop/web", &rules, &[])
+            .pod("shop/web-0", addresses, &["shop/web"])
+            .members("peers/web", &["10.3.0.1", "fd00:3::1"])
+    };
+    let both = lower(&policy(&["10.2.0.2", "fd00:2::2"]));
+    assert!(both.sets.contains_key("members6/peers/web") && both.chains["in/shop/web"].rules.len() == 4, "{both}");
+    let one = lower(&policy(&["10.2.0.2"]));
+    assert!(!one.sets.contains_key("members6/peers/web") && one.chains["in/shop/web"].rules.len() == 1, "{one}");
+
+    // And back again, as pods come and go.
+    let mut lowering = Lowering::default();
+    for addresses in [&["10.2.0.2"][..], &["10.2.0.2", "fd00:2::2"], &["fd00:2::2"], &[], &["10.2.0.2"]] {
+        assert_eq!(lowering.lower(&policy(addresses)), lower(&policy(addresses)), "{addresses:?}");
+    }
 }
