@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use policy::model::Transport;
 
 use crate::layout::Layout;
@@ -62,8 +62,9 @@ fn interleaved(cases: &[Case<'_>], rounds: u16, mut measure: impl FnMut(&mut Str
     for round in 0..rounds {
         for ((layout, workload, _), rates) in cases.iter().zip(&mut rates) {
             layout.put(&stream.node, &workload.policy)?;
-            if round == 0 && layout.filters() {
-                stream.refuses(STRANGER).with_context(|| layout.name())?;
+            if round == 0 {
+                let filters = !stream.lets_in(STRANGER)?;
+                ensure!(filters == layout.filters(), "{}: whether a stranger is kept out: {filters}", layout.name());
             }
             rates.push(measure(&mut stream, workload).with_context(|| layout.name())?);
         }

@@ -177,6 +177,7 @@ mod tests {
         let count = |what: &str| rules.lines().filter(|line| line.contains(what)).count();
         // Ten each way, and one of the pod that may send nothing.
         assert_eq!((count("--match-set KUBE-SRC-"), count("dst -p udp --dport")), (20, 42));
+        assert!(rules.lines().rfind(|line| line.contains("KUBE-SRC")).is_some_and(|line| line.contains("KUBE-SRC-00000009-0001 ")));
         // The receiver has no egress policy, four senders and the mute one have no ingress policy.
         assert_eq!((count("-s 10.0.0.1 -j KUBE-NWPLCY-DEFAULT"), count("-j KUBE-NWPLCY-DEFAULT")), (1, 6));
     }

@@ -198,3 +198,23 @@ fn peer(peer: &Peer, direction: Direction) -> String {
         Peer::PrefixList(_) => String::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::Worst;
+
+    #[test]
+    fn the_rule_that_is_met_is_the_last_of_those_of_its_pod() {
+        for bits in 0..8 {
+            let worst = Worst { same_port: bits & 1 > 0, nets: bits & 2 > 0, both_ends: bits & 4 > 0, ..Worst::of(250) };
+            let policy = worst.workload().policy;
+            for text in [one_list(&policy), one_rule_a_peer(&policy)] {
+                for (direction, judged) in [("ingress", true), ("egress", worst.both_ends)] {
+                    let last = text.lines().rfind(|line| line.ends_with("accept") && line.contains(&format!("@m-peers-{direction}")));
+                    assert_eq!(last.is_some_and(|line| line.contains(&format!("@m-peers-{direction}0249 "))), judged, "{worst:?}");
+                }
+            }
+        }
+    }
+}

@@ -45,8 +45,6 @@ pub struct Flows {
     pub sources: Vec<Ipv4Addr>,
     /// To this port.
     pub port: u16,
-    /// Whether they should arrive.
-    pub arrive: bool,
 }
 
 impl Road {
@@ -71,12 +69,12 @@ impl Road {
         Ok(Road { node, source, gateway })
     }
 
-    /// Sends so many flows; what one of them costs.
-    pub fn cost(&self, flows: &Flows, count: usize) -> Result<Duration> {
+    /// Sends so many flows, all of which should arrive, or none; what one of them costs.
+    pub fn cost(&self, flows: &Flows, count: usize, arrive: bool) -> Result<Duration> {
         self.node.forget_connections()?;
         let frames: Vec<[u8; FRAME]> = (0..count).map(|number| self.frame(flows, number)).collect();
         let before = self.passed()?;
-        let wanted = if flows.arrive { count as u64 } else { 0 };
+        let wanted = if arrive { count as u64 } else { 0 };
         let took = self.source.run(|| send(&frames))??;
         let passed = self.passed()? - before;
         ensure!(passed == wanted, "{passed} of {count} packets have passed, {wanted} should");

@@ -105,7 +105,7 @@ impl Worst {
 
 impl Workload {
     fn new(policy: NodePolicy, sources: Vec<Ipv4Addr>, strangers: Vec<Ipv4Addr>, port: u16) -> Workload {
-        Workload { policy, flows: Flows { sources, port, arrive: true }, denied: Flows { sources: strangers, port, arrive: false } }
+        Workload { policy, flows: Flows { sources, port }, denied: Flows { sources: strangers, port } }
     }
 }
 
