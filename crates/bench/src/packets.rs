@@ -76,8 +76,7 @@ pub fn interleaved(cases: &[(Layout, &Workload)], flows: usize, rounds: u16) -> 
             if round == 0 {
                 road.cost(&workload.denied, DENIED, !layout.filters()).with_context(|| layout.name())?;
             }
-            let cost = road.cost(&workload.flows, flows, true).with_context(|| layout.name())?;
-            costs.push(cost.as_secs_f64() * 1e6);
+            costs.push(road.cost(&workload.flows, flows, true).with_context(|| layout.name())?);
         }
     }
     Ok(costs.into_iter().map(median).collect())

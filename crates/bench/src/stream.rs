@@ -3,7 +3,8 @@
 //! ```text
 //! client ─ veth ─ node ─ forward hook ─ veth ─ pod
 //! ```
-//! Both ends run on one processor, so the time that passes is the cost of the whole: two kernels' ends and the path between them.
+//! Both ends run on one processor, so the time that passes is the cost of the whole: two kernels' ends and the path between them. The median
+//! connection and the median piece count, as with bursts of packets.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -16,12 +17,11 @@ use lab::Namespace;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::road::{POD, pin};
+use crate::table::median;
 use crate::workload::PORT;
 
 /// Bytes of a request and of its answer.
 const REQUEST: usize = 100;
-/// Bytes that one call sends.
-const PIECE: usize = 128 << 10;
 /// What must come does so in less.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -56,8 +56,12 @@ impl Stream {
         client.ip("link set eth0 up\naddr add 10.255.0.2/30 dev eth0\nroute add default via 10.255.0.1")?;
         node.ip("route add default via 10.255.0.2")?;
         client.ip(&sources.iter().map(|source| format!("addr add {source} dev lo\n")).collect::<String>())?;
-        // A port may be taken again while its last connection is in TIME_WAIT, should so many be made.
-        client.set(&[("ipv4/tcp_tw_reuse", "1")])?;
+        // A port may be taken again while its last connection is in TIME_WAIT, should so many be made; no connection learns from another.
+        client.set(&[("ipv4/tcp_tw_reuse", "1"), ("ipv4/tcp_no_metrics_save", "1")])?;
+        pod.set(&[("ipv4/tcp_no_metrics_save", "1")])?;
+        // Of one size, so that no connection runs in another gear than the others.
+        client.set(&[("ipv4/tcp_wmem", "4096 1048576 1048576")])?;
+        pod.set(&[("ipv4/tcp_rmem", "4096 1048576 1048576")])?;
         Ok(Stream { node, client, pod, connections: 0 })
     }
 
@@ -67,21 +71,24 @@ impl Stream {
         self.client.ip(&format!("link set eth0 gso_max_segs {segments}"))
     }
 
-    /// So many connections one after another from these addresses by turns: connect, ask, get the answer, close. How many there are in a
-    /// second.
+    /// So many connections one after another from these addresses by turns: connect, ask, get the answer, close. How many as long as the
+    /// median one there are in a second.
     pub fn connections(&mut self, sources: &[Ipv4Addr], count: usize) -> Result<f64> {
         let first = self.connections;
         self.connections += count;
         let ask = || -> Result<f64> {
             pin()?;
-            let started = Instant::now();
+            let mut took = Vec::new();
             for number in first..first + count {
                 let port = u16::try_from(5_000 + number / sources.len() % 60_000)?;
+                let started = Instant::now();
                 let mut socket = connect(SocketAddrV4::new(sources[number % sources.len()], port), PATIENCE)?;
                 socket.write_all(&[1; REQUEST])?;
                 socket.read_exact(&mut [0; REQUEST])?;
+                drop(socket);
+                took.push(started.elapsed().as_secs_f64());
             }
-            Ok(count as f64 / started.elapsed().as_secs_f64())
+            Ok(1.0 / median(took))
         };
         let answer = |listener: &TcpListener| -> Result<()> {
             for _ in 0..count {
@@ -96,30 +103,32 @@ impl Stream {
         self.both(answer, ask)
     }
 
-    /// So many MiB over one connection; how many there are in a second.
-    pub fn throughput(&self, source: Ipv4Addr, mebibytes: usize) -> Result<f64> {
+    /// So many pieces of so many KiB over one connection, each acknowledged; how many MiB there are in a second at the pace of the median one.
+    pub fn throughput(&self, source: Ipv4Addr, pieces: usize, size: usize) -> Result<f64> {
         let source = SocketAddrV4::new(source, 0);
         let send = || -> Result<f64> {
             pin()?;
             let mut socket = connect(source, PATIENCE)?;
-            let started = Instant::now();
-            for _ in 0..(mebibytes << 20) / PIECE {
-                socket.write_all(&[3; PIECE])?;
+            let piece = vec![3; size << 10];
+            let mut took = Vec::new();
+            for _ in 0..pieces {
+                let started = Instant::now();
+                socket.write_all(&piece)?;
+                // The other end says when it has all.
+                socket.read_exact(&mut [0])?;
+                took.push(started.elapsed().as_secs_f64());
             }
-            socket.shutdown(Shutdown::Write)?;
-            // The other end says when it has all.
-            socket.read_exact(&mut [0])?;
-            Ok(mebibytes as f64 / started.elapsed().as_secs_f64())
+            Ok(size as f64 / 1024.0 / median(took))
         };
         let receive = |listener: &TcpListener| -> Result<()> {
             let (mut socket, _) = listener.accept()?;
-            let mut buffer = vec![0; PIECE];
-            let mut received = 0;
-            while let more @ 1.. = socket.read(&mut buffer)? {
-                received += more;
+            socket.set_nodelay(true)?;
+            let mut piece = vec![0; size << 10];
+            for _ in 0..pieces {
+                socket.read_exact(&mut piece)?;
+                socket.write_all(&[4])?;
             }
-            ensure!(received == mebibytes << 20, "{received} bytes have arrived");
-            Ok(socket.write_all(&[4])?)
+            Ok(())
         };
         self.both(receive, send)
     }
