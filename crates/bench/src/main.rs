@@ -2,12 +2,26 @@
 //!
 //! *In:* names of groups of figures. *Out:* a line a figure, `name  ours  baseline  ratio  goal  met|short`, and the same as JSON.
 //!
-//! Everything happens in network namespaces of its own; needs root and `nft`.
+//! - `packets`: the cost of new UDP flows that meet the worst of 250 rules, with one end or both on the node; of flows where there are many
+//!   groups, many members; TCP connections in a second; what an established one carries. Beside ours: conntrack alone, linear rules of
+//!   nftables, iptables with ipset as kube-router writes them, and three ways that nftables would allow.
+//! - `commits`: what a change costs the agent, up to the kernel's answer.
+//! - `curves`: the cost of a new UDP flow against groups, rules and members, ours beside the naive ways. `crates/bench/curves.svg` is that
+//!   picture; `tests/bench curves --svg crates/bench/curves.svg` draws it anew.
+//!
+//! Everything happens in network namespaces of its own; needs root, `nft`, `iptables` and `ipset`. What a layout must not let through is sent
+//! too, once in every run, and fails it if it arrives.
 
 mod commits;
+mod connections;
+mod curves;
+mod kube_router;
+mod layout;
 mod packets;
 mod rival;
 mod road;
+mod stream;
+mod svg;
 mod table;
 mod workload;
 
@@ -21,10 +35,12 @@ use crate::table::Line;
 /// Groups of figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Group {
-    /// The cost of the first packet of a connection.
+    /// What the way through a node costs: new flows, TCP connections, established ones.
     Packets,
     /// What a change costs the agent, up to the kernel's answer.
     Commits,
+    /// How the cost of a new flow grows, also as a picture.
+    Curves,
 }
 
 #[derive(Debug, Parser)]
@@ -36,8 +52,11 @@ struct Options {
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
     /// Where to write the figures as JSON.
-    #[arg(long)]
+    #[arg(long, overrides_with = "json")]
     json: Option<PathBuf>,
+    /// Where to draw the curves.
+    #[arg(long, overrides_with = "svg")]
+    svg: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -51,8 +70,17 @@ fn main() -> Result<()> {
     };
     for group in groups {
         match group {
-            Group::Packets => packets::measure(options.rounds, &mut tell)?,
+            Group::Packets => {
+                packets::measure(options.rounds, &mut tell)?;
+                connections::measure(options.rounds, &mut tell)?;
+            }
             Group::Commits => commits::measure(options.rounds, &mut tell)?,
+            Group::Curves => {
+                let picture = curves::measure(options.rounds, &mut tell)?;
+                if let Some(file) = &options.svg {
+                    std::fs::write(file, picture.to_string()).with_context(|| format!("writing {}", file.display()))?;
+                }
+            }
         }
     }
     if let Some(file) = options.json {

@@ -1,81 +1,82 @@
-//! The cost of new flows through a node.
+//! The cost of new UDP flows through a node.
 
 use anyhow::{Context, Result};
-use netlink::Nftables;
-use ruleset::{Kernel, Transaction, lower};
+use policy::model::Transport;
 
-use crate::rival;
+use crate::layout::{self, Layout};
 use crate::road::Road;
 use crate::table::{Line, median};
-use crate::workload::{Workload, many_groups, many_rules};
+use crate::workload::{Workload, Worst, many_groups};
 
-/// A ruleset to measure.
-enum Layout<'a> {
-    /// What the agent would put there.
-    Ours,
-    /// Another's, as nftables text; it loads before anything is measured.
-    Text(&'a str),
-}
+/// Flows of one measurement.
+const FLOWS: usize = 50_000;
+/// Packets that arrive only where nobody filters, sent before anything is measured.
+const DENIED: usize = 500;
 
 /// All figures.
 pub fn measure(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
-    let worst = [
-        ("ports differ", many_rules(false, false), 1.10),
-        ("same port", many_rules(true, false), 1.15),
-        ("same port, 250 networks more", many_rules(true, true), 1.20),
-    ];
-    for (name, workload, goal) in &worst {
-        let rivals = [
-            ("one rule a peer", rival::one_rule_a_peer(&workload.policy)),
-            ("one list", rival::one_list(&workload.policy)),
-            ("peer first", rival::peer_first(&workload.policy)),
-            ("port first", rival::port_first(&workload.policy, "")),
-            ("port first, intervals", rival::port_first(&workload.policy, "flags interval;")),
-        ];
-        compare(&format!("worst of 250 rules, {name}"), workload, *goal, &rivals, rounds, tell)?;
+    layout::check()?;
+    for both_ends in [false, true] {
+        for (name, same_port, nets, goal) in [
+            ("ports differ", false, false, 1.10),
+            ("same port", true, false, 1.15),
+            ("ports differ, 250 CIDRs too", false, true, 1.20),
+            ("same port, 250 CIDRs too", true, true, 1.20),
+        ] {
+            let workload = Worst { same_port, nets, both_ends, ..Worst::of(250) }.workload();
+            let name = if both_ends { format!("{name}, both ends") } else { name.into() };
+            let goal = if both_ends { 1.30 } else { goal };
+            compare(&name, &workload, goal, both_ends, rounds, tell)?;
+        }
     }
-    let (one, thousand) = (many_groups(1, 10), many_groups(1_000, 10));
-    flat("1,000 groups against 1", &one, &thousand, rounds, tell)?;
-    let (ten, many) = (many_groups(1, 10), many_groups(1, 100_000));
-    flat("100,000 members against 10", &ten, &many, rounds, tell)
+    let groups = [("1 group", 1), ("100 groups", 100), ("1,000 groups", 1_000)];
+    flat(&groups.map(|(name, groups)| (name, many_groups(Transport::Udp, groups, 10))), rounds, tell)?;
+    let members = [("10 members", 10), ("10,000 members", 10_000), ("100,000 members", 100_000)];
+    flat(&members.map(|(name, members)| (name, many_groups(Transport::Udp, 1, members))), rounds, tell)
 }
 
 /// Ours and the rivals against conntrack alone.
-fn compare(name: &str, workload: &Workload, goal: f64, rivals: &[(&str, String)], rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
-    let mut layouts = vec![Layout::Text(""), Layout::Text(rival::CONNTRACK), Layout::Ours];
-    layouts.extend(rivals.iter().map(|(_, text)| Layout::Text(text)));
-    let costs = interleaved(&layouts.iter().map(|layout| (layout, workload)).collect::<Vec<_>>(), rounds)?;
-    let conntrack = costs[1];
-    tell(Line::new(format!("{name}: ours, against conntrack alone"), costs[2], conntrack, "µs", Some(goal)));
-    tell(Line::new(format!("{name}: no rules at all"), costs[0], conntrack, "µs", None));
-    for ((rival, _), cost) in rivals.iter().zip(&costs[3..]) {
-        tell(Line::new(format!("{name}: {rival}"), *cost, conntrack, "µs", None));
+fn compare(name: &str, workload: &Workload, goal: f64, both_ends: bool, rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
+    let mut layouts = vec![Layout::Conntrack, Layout::Ours, Layout::Nothing];
+    layouts.extend(Layout::NAIVE);
+    if !both_ends {
+        layouts.extend(Layout::CLEVER);
+    }
+    let cases: Vec<_> = layouts.iter().map(|layout| (*layout, workload)).collect();
+    let costs = interleaved(&cases, FLOWS, rounds)?;
+    for (layout, cost) in layouts.iter().zip(&costs).skip(1) {
+        let goal = (*layout == Layout::Ours).then_some(goal);
+        tell(Line::new(format!("worst of 250 rules, {name}: {}", layout.name()), *cost, costs[0], "µs", goal));
     }
     Ok(())
 }
 
-/// Ours at one size against ours at another.
-fn flat(name: &str, small: &Workload, large: &Workload, rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
-    let costs = interleaved(&[(&Layout::Ours, small), (&Layout::Ours, large)], rounds)?;
-    tell(Line::new(format!("new flow, {name}"), costs[1], costs[0], "µs", Some(1.05)));
+/// Ours at several sizes, against the first one and against conntrack alone.
+fn flat(sizes: &[(&str, Workload)], rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
+    let mut cases = vec![(Layout::Conntrack, &sizes[0].1)];
+    cases.extend(sizes.iter().map(|(_, workload)| (Layout::Ours, workload)));
+    let costs = interleaved(&cases, FLOWS, rounds)?;
+    for ((size, _), cost) in sizes.iter().zip(&costs[1..]) {
+        tell(Line::new(format!("new flow, {size}, against conntrack alone"), *cost, costs[0], "µs", None));
+    }
+    for ((size, _), cost) in sizes.iter().zip(&costs[1..]).skip(1) {
+        tell(Line::new(format!("new flow, {size}, against {}", sizes[0].0), *cost, costs[1], "µs", Some(1.05)));
+    }
     Ok(())
 }
 
-/// The median cost in each, in microseconds. All are measured in every round, so that what disturbs the machine disturbs all.
-fn interleaved(layouts: &[(&Layout<'_>, &Workload)], rounds: u16) -> Result<Vec<f64>> {
+/// The median cost of a flow in each, in microseconds. All are measured in every round, so that what disturbs the machine disturbs all; in
+/// the first one also whether they filter.
+pub fn interleaved(cases: &[(Layout, &Workload)], flows: usize, rounds: u16) -> Result<Vec<f64>> {
     let road = Road::new()?;
-    let mut costs = vec![Vec::new(); layouts.len()];
-    for _ in 0..rounds {
-        for ((layout, workload), costs) in layouts.iter().zip(&mut costs) {
-            match layout {
-                Layout::Ours => {
-                    road.nft("")?;
-                    let transaction = Transaction::replace(&lower(&workload.policy));
-                    road.node.run(|| Nftables::open()?.commit(&transaction))??;
-                }
-                Layout::Text(text) => road.nft(text).context("loading a rival's ruleset")?,
+    let mut costs = vec![Vec::new(); cases.len()];
+    for round in 0..rounds {
+        for ((layout, workload), costs) in cases.iter().zip(&mut costs) {
+            layout.put(&road.node, &workload.policy)?;
+            if round == 0 {
+                road.cost(&workload.denied, DENIED, !layout.filters()).with_context(|| layout.name())?;
             }
-            costs.push(road.cost(&workload.flows)?.as_secs_f64() * 1e6);
+            costs.push(road.cost(&workload.flows, flows, true).with_context(|| layout.name())?);
         }
     }
     Ok(costs.into_iter().map(median).collect())

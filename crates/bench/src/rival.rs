@@ -1,10 +1,11 @@
-//! The same policies as others would write them, as nftables text; ingress of IPv4 only, which favours them.
+//! The same policies as others would write them, as nftables text; of IPv4 and forwarded packets only, and a direction only where a group
+//! has rules for it, which favours them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use policy::model::{GroupRef, NodePolicy, Peer, PortRange, Rule, Traffic};
+use policy::model::{Direction, Endpoint, GroupRef, GroupRules, NodePolicy, Peer, PortRange, Rule, Traffic};
 
 /// The table that everybody pays for who filters by connection.
 pub const CONNTRACK: &str = "table inet rival {
@@ -15,32 +16,39 @@ pub const CONNTRACK: &str = "table inet rival {
 /// Rules one after another, as written: a set for each peer group, a chain for each group, a look-up of the pod.
 pub fn one_rule_a_peer(policy: &NodePolicy) -> String {
     let mut out = sets(policy);
-    for (group, rules) in &policy.groups {
-        let _ = writeln!(out, " chain {} {{", chain(group));
-        for rule in &rules.ingress {
-            let _ = writeln!(out, "  {} {} counter accept", traffic(rule.traffic), peer(&rule.peer));
+    for direction in directions(policy) {
+        for (group, of_group) in &policy.groups {
+            let _ = writeln!(out, " chain {} {{", chain(group, direction));
+            for rule in rules(of_group, direction) {
+                let _ = writeln!(out, "  {} {} counter accept", traffic(rule.traffic), peer(&rule.peer, direction));
+            }
+            let _ = writeln!(out, " }}");
         }
-        let _ = writeln!(out, " }}");
+        dispatch(policy, direction, &mut out);
     }
-    dispatch(policy, out, |group| format!("jump {}", chain(group)))
+    out + "}\n"
 }
 
 /// The same without look-up of the pod: every packet is compared with every pod, every rule is a rule of the pod.
 pub fn one_list(policy: &NodePolicy) -> String {
     let mut out = sets(policy);
-    out += " chain forward { type filter hook forward priority -5; policy accept; ct state established,related accept;\n";
-    for endpoint in policy.endpoints.values() {
-        for address in endpoint.addresses.iter().filter(|address| address.is_ipv4()) {
-            for rule in endpoint.groups.iter().filter_map(|group| policy.groups.get(group)).flat_map(|rules| &rules.ingress) {
-                let _ = writeln!(out, "  ip daddr {address} {} {} counter accept", traffic(rule.traffic), peer(&rule.peer));
+    for direction in directions(policy) {
+        base(direction, &mut out);
+        for endpoint in judged(policy, direction) {
+            for address in endpoint.addresses.iter().filter(|address| address.is_ipv4()) {
+                let pod = format!("ip {} {address}", near(direction));
+                for rule in endpoint.groups.iter().filter_map(|group| policy.groups.get(group)).flat_map(|group| rules(group, direction)) {
+                    let _ = writeln!(out, "  {pod} {} {} counter accept", traffic(rule.traffic), peer(&rule.peer, direction));
+                }
+                let _ = writeln!(out, "  {pod} counter drop");
             }
-            let _ = writeln!(out, "  ip daddr {address} counter drop");
         }
+        out += " }\n";
     }
-    out + " }\n}\n"
+    out + "}\n"
 }
 
-/// Per group: a map from the peer's address to the chain of what that peer may do.
+/// Ingress only. Per group: a map from the peer's address to the chain of what that peer may do.
 pub fn peer_first(policy: &NodePolicy) -> String {
     let mut out = sets(policy);
     for (group, rules) in &policy.groups {
@@ -57,7 +65,7 @@ pub fn peer_first(policy: &NodePolicy) -> String {
             let next = chains.len();
             chains.entry(rules.clone()).or_insert(next);
         }
-        let name = chain(group);
+        let name = chain(group, Direction::Ingress);
         for (rules, number) in &chains {
             let _ = writeln!(out, " chain {name}-{number} {{");
             for rule in rules {
@@ -70,18 +78,19 @@ pub fn peer_first(policy: &NodePolicy) -> String {
         let _ = writeln!(out, " map {name}-peers {{ type ipv4_addr : verdict; elements = {{ {} }}; }}", elements.join(", "));
         let _ = writeln!(out, " chain {name} {{ ip saddr vmap @{name}-peers");
         for rule in rules.ingress.iter().filter(|rule| matches!(rule.peer, Peer::Net(_))) {
-            let _ = writeln!(out, "  {} {} counter accept", traffic(rule.traffic), peer(&rule.peer));
+            let _ = writeln!(out, "  {} {} counter accept", traffic(rule.traffic), peer(&rule.peer, Direction::Ingress));
         }
         let _ = writeln!(out, " }}");
     }
-    dispatch(policy, out, |group| format!("jump {}", chain(group)))
+    dispatch(policy, Direction::Ingress, &mut out);
+    out + "}\n"
 }
 
-/// Per group: a map from the port to the chain of the peers that may use it, one rule each.
+/// Ingress only. Per group: a map from the port to the chain of the peers that may use it, one rule each.
 pub fn port_first(policy: &NodePolicy, flags: &str) -> String {
     let mut out = sets(policy);
     for (group, rules) in &policy.groups {
-        let name = chain(group);
+        let name = chain(group, Direction::Ingress);
         let mut ports: BTreeMap<u16, Vec<&Peer>> = BTreeMap::new();
         for rule in &rules.ingress {
             if let Traffic::Transport(_, Some(PortRange { from, to })) = rule.traffic
@@ -93,30 +102,61 @@ pub fn port_first(policy: &NodePolicy, flags: &str) -> String {
         for (port, peers) in &ports {
             let _ = writeln!(out, " chain {name}-{port} {{");
             for far in peers {
-                let _ = writeln!(out, "  {} counter accept", peer(far));
+                let _ = writeln!(out, "  {} counter accept", peer(far, Direction::Ingress));
             }
             let _ = writeln!(out, " }}");
         }
         let elements: Vec<String> = ports.keys().map(|port| format!("{port} : jump {name}-{port}")).collect();
         let _ = writeln!(out, " map {name}-ports {{ type inet_service : verdict; {flags} elements = {{ {} }}; }}", elements.join(", "));
-        let _ = writeln!(out, " chain {name} {{ udp dport vmap @{name}-ports; }}");
+        let _ = writeln!(out, " chain {name} {{ th dport vmap @{name}-ports; }}");
     }
-    dispatch(policy, out, |group| format!("jump {}", chain(group)))
+    dispatch(policy, Direction::Ingress, &mut out);
+    out + "}\n"
 }
 
-fn dispatch(policy: &NodePolicy, mut out: String, to: impl Fn(&GroupRef) -> String) -> String {
+/// The rules of a group in one direction.
+pub fn rules(group: &GroupRules, direction: Direction) -> &BTreeSet<Rule> {
+    match direction {
+        Direction::Ingress => &group.ingress,
+        Direction::Egress => &group.egress,
+    }
+}
+
+/// Those in which anything is judged.
+fn directions(policy: &NodePolicy) -> impl Iterator<Item = Direction> {
+    [Direction::Egress, Direction::Ingress].into_iter().filter(|direction| judged(policy, *direction).next().is_some())
+}
+
+/// The pods with rules in a direction.
+fn judged(policy: &NodePolicy, direction: Direction) -> impl Iterator<Item = &Endpoint> {
+    let has = move |group: &GroupRef| policy.groups.get(group).is_some_and(|group| !rules(group, direction).is_empty());
+    policy.endpoints.values().filter(move |endpoint| endpoint.groups.iter().any(has))
+}
+
+/// A look-up of the pod, which leads to its groups' chains.
+fn dispatch(policy: &NodePolicy, direction: Direction, out: &mut String) {
     let mut elements = Vec::new();
-    for (number, endpoint) in policy.endpoints.values().enumerate() {
-        let _ = writeln!(out, " chain pod-{number} {{");
+    for (number, endpoint) in judged(policy, direction).enumerate() {
+        let _ = writeln!(out, " chain {direction}-{number} {{");
         for group in &endpoint.groups {
-            let _ = writeln!(out, "  {}", to(group));
+            let _ = writeln!(out, "  jump {}", chain(group, direction));
         }
         let _ = writeln!(out, "  counter drop\n }}");
-        elements
-            .extend(endpoint.addresses.iter().filter(|address| address.is_ipv4()).map(|address| format!("{address} : goto pod-{number}")));
+        let addresses = endpoint.addresses.iter().filter(|address| address.is_ipv4());
+        elements.extend(addresses.map(|address| format!("{address} : goto {direction}-{number}")));
     }
-    let _ = writeln!(out, " map pods {{ type ipv4_addr : verdict; elements = {{ {} }}; }}", elements.join(", "));
-    out + " chain forward { type filter hook forward priority -5; policy accept; ct state established,related accept; ip daddr vmap @pods; }\n}\n"
+    let _ = writeln!(out, " map {direction} {{ type ipv4_addr : verdict; elements = {{ {} }}; }}", elements.join(", "));
+    base(direction, out);
+    let _ = writeln!(out, "  ip {} vmap @{direction}\n }}", near(direction));
+}
+
+/// The head of the chain at the hook.
+fn base(direction: Direction, out: &mut String) {
+    let priority = if direction == Direction::Egress { -6 } else { -5 };
+    let _ = writeln!(
+        out,
+        " chain forward-{direction} {{ type filter hook forward priority {priority}; policy accept; ct state established,related accept;"
+    );
 }
 
 fn sets(policy: &NodePolicy) -> String {
@@ -128,8 +168,8 @@ fn sets(policy: &NodePolicy) -> String {
     out
 }
 
-fn chain(group: &GroupRef) -> String {
-    format!("in-{}-{}", group.namespace, group.name)
+fn chain(group: &GroupRef, direction: Direction) -> String {
+    format!("{direction}-{}-{}", group.namespace, group.name)
 }
 
 fn set(group: &GroupRef) -> String {
@@ -138,16 +178,43 @@ fn set(group: &GroupRef) -> String {
 
 fn traffic(traffic: Traffic) -> String {
     match traffic {
-        Traffic::Transport(_, Some(PortRange { from, to })) if from == to => format!("udp dport {from}"),
-        Traffic::Transport(_, Some(PortRange { from, to })) => format!("udp dport {from}-{to}"),
-        _ => "meta l4proto udp".into(),
+        Traffic::Transport(transport, Some(PortRange { from, to })) if from == to => format!("{transport} dport {from}"),
+        Traffic::Transport(transport, Some(PortRange { from, to })) => format!("{transport} dport {from}-{to}"),
+        Traffic::Transport(transport, None) => format!("meta l4proto {transport}"),
+        _ => String::new(),
     }
 }
 
-fn peer(peer: &Peer) -> String {
+/// Where the pod's own address stands.
+fn near(direction: Direction) -> &'static str {
+    if direction == Direction::Ingress { "daddr" } else { "saddr" }
+}
+
+fn peer(peer: &Peer, direction: Direction) -> String {
+    let far = if direction == Direction::Ingress { "saddr" } else { "daddr" };
     match peer {
-        Peer::Group(group) => format!("ip saddr @{}", set(group)),
-        Peer::Net(net) => format!("ip saddr {net}"),
+        Peer::Group(group) => format!("ip {far} @{}", set(group)),
+        Peer::Net(net) => format!("ip {far} {net}"),
         Peer::PrefixList(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::Worst;
+
+    #[test]
+    fn the_rule_that_is_met_is_the_last_of_those_of_its_pod() {
+        for bits in 0..8 {
+            let worst = Worst { same_port: bits & 1 > 0, nets: bits & 2 > 0, both_ends: bits & 4 > 0, ..Worst::of(250) };
+            let policy = worst.workload().policy;
+            for text in [one_list(&policy), one_rule_a_peer(&policy)] {
+                for (direction, judged) in [("ingress", true), ("egress", worst.both_ends)] {
+                    let last = text.lines().rfind(|line| line.ends_with("accept") && line.contains(&format!("@m-peers-{direction}")));
+                    assert_eq!(last.is_some_and(|line| line.contains(&format!("@m-peers-{direction}0249 "))), judged, "{worst:?}");
+                }
+            }
+        }
     }
 }

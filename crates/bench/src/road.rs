@@ -3,12 +3,13 @@
 //! ```text
 //! source ─ veth ─ node ─ forward hook ─ bridge
 //! ```
-//! All of it runs in the sender's own softirq, so the time that sending takes is the cost of the path.
+//! All of it runs in the sender's own softirq, so the time that sending takes is the cost of the path. The median burst counts: one in which
+//! the processor did something else as well is none of the middle ones.
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::Namespace;
@@ -18,6 +19,8 @@ use nix::sys::socket::{LinkAddr, MsgFlags, MultiHeaders, sendmmsg};
 use nix::unistd::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::table::median;
+
 /// The address that every packet is for.
 pub const POD: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
@@ -25,7 +28,7 @@ pub const POD: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const PACKET: i32 = 17;
 
 /// Packets that one system call sends.
-const BURST: usize = 64;
+const BURST: usize = 16;
 const FRAME: usize = 60;
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -41,14 +44,10 @@ pub struct Road {
 /// New UDP flows: one packet each, no two of one connection.
 #[derive(Clone, Debug)]
 pub struct Flows {
-    /// From these, by turns.
+    /// From these, by turns; 50,000 flows of each at most.
     pub sources: Vec<Ipv4Addr>,
-    /// To these ports, by turns.
-    pub ports: Vec<u16>,
-    /// How many; at most 50,000 for each source.
-    pub count: usize,
-    /// Whether they should arrive.
-    pub arrive: bool,
+    /// To this port.
+    pub port: u16,
 }
 
 impl Road {
@@ -68,33 +67,21 @@ impl Road {
         node.set(&[("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/in/rp_filter", "0")])?;
         source.ip("link set eth0 up")?;
         // Nobody there would answer.
-        for last in 1..=250 {
-            node.ip(&format!("neigh add 10.0.0.{last} lladdr 02:00:00:00:00:01 dev pod nud permanent"))?;
-        }
+        node.ip(&format!("neigh add {POD} lladdr 02:00:00:00:00:01 dev pod nud permanent"))?;
         let gateway = mac(&node, "in")?;
         Ok(Road { node, source, gateway })
     }
 
-    /// Runs `nft` on the node with a ruleset on its standard input; an empty text leaves no ruleset at all.
-    pub fn nft(&self, ruleset: &str) -> Result<()> {
-        let file = std::env::temp_dir().join(format!("{}.nft", self.node.name()));
-        std::fs::write(&file, format!("flush ruleset\n{ruleset}"))?;
-        let output = self.node.command("nft").arg("-f").arg(&file).output()?;
-        std::fs::remove_file(&file)?;
-        ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    }
-
-    /// Sends the flows; what one of them costs.
-    pub fn cost(&self, flows: &Flows) -> Result<Duration> {
+    /// Sends so many flows, all of which should arrive, or none; what one of them costs, in microseconds.
+    pub fn cost(&self, flows: &Flows, count: usize, arrive: bool) -> Result<f64> {
         self.node.forget_connections()?;
-        let frames: Vec<[u8; FRAME]> = (0..flows.count).map(|number| self.frame(flows, number)).collect();
+        let frames: Vec<[u8; FRAME]> = (0..count).map(|number| self.frame(flows, number)).collect();
         let before = self.passed()?;
-        let wanted = if flows.arrive { flows.count as u64 } else { 0 };
+        let wanted = if arrive { count as u64 } else { 0 };
         let took = self.source.run(|| send(&frames))??;
         let passed = self.passed()? - before;
-        ensure!(passed == wanted, "{passed} of {} packets have passed, {wanted} should", flows.count);
-        Ok(took / u32::try_from(flows.count)?)
+        ensure!(passed == wanted, "{passed} of {count} packets have passed, {wanted} should");
+        Ok(median(took) * 1e6)
     }
 
     /// Packets that have left for the pod.
@@ -118,7 +105,6 @@ impl Road {
 
     fn frame(&self, flows: &Flows, number: usize) -> [u8; FRAME] {
         let source = flows.sources[number % flows.sources.len()];
-        let port = flows.ports[number % flows.ports.len()];
         let source_port = 10_000 + u16::try_from(number / flows.sources.len() % 50_000).unwrap_or_default();
         let mut frame = [0; FRAME];
         frame[..6].copy_from_slice(&self.gateway);
@@ -132,28 +118,35 @@ impl Road {
         let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap_or_default();
         ip[10..12].copy_from_slice(&sum.to_be_bytes());
         udp[..2].copy_from_slice(&source_port.to_be_bytes());
-        udp[2..4].copy_from_slice(&port.to_be_bytes());
+        udp[2..4].copy_from_slice(&flows.port.to_be_bytes());
         udp[4..6].copy_from_slice(&26u16.to_be_bytes());
         frame
     }
 }
 
-/// On one processor, so that the packets' way is taken on it too.
-fn send(frames: &[[u8; FRAME]]) -> Result<Duration> {
+/// Keeps the calling thread on one processor, so that the way of what it sends is taken on it too.
+pub fn pin() -> Result<()> {
     let mut cpu = CpuSet::new();
     cpu.set(0)?;
-    sched_setaffinity(Pid::from_raw(0), &cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &cpu)?)
+}
+
+/// How many seconds a frame took, in each burst.
+fn send(frames: &[[u8; FRAME]]) -> Result<Vec<f64>> {
+    pin()?;
     let socket = Socket::new(Domain::from(PACKET), Type::RAW, Some(Protocol::from(0)))?;
     nix::sys::socket::bind(socket.as_raw_fd(), &link("eth0")?)?;
     let mut headers = MultiHeaders::<()>::preallocate(BURST, None);
-    let started = Instant::now();
+    let mut took = Vec::new();
     for burst in frames.chunks(BURST) {
         let slices: Vec<[std::io::IoSlice<'_>; 1]> = burst.iter().map(|frame| [std::io::IoSlice::new(frame)]).collect();
         let addresses = vec![None; slices.len()];
+        let started = Instant::now();
         let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &addresses, [], MsgFlags::empty())?.count();
+        took.push(started.elapsed().as_secs_f64() / burst.len() as f64);
         ensure!(sent == burst.len(), "{sent} of {} packets were sent", burst.len());
     }
-    Ok(started.elapsed())
+    Ok(took)
 }
 
 fn link(name: &str) -> Result<LinkAddr> {

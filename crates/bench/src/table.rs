@@ -15,8 +15,10 @@ pub struct Line {
     pub unit: &'static str,
     /// Ours over the other's.
     pub ratio: f64,
-    /// What the ratio should be at most; none: a figure for comparison only.
+    /// What the ratio should be at most, of a rate at least; none: a figure for comparison only.
     pub goal: Option<f64>,
+    /// Whether more is better.
+    pub rate: bool,
     /// Whether it is; a figure without a goal is neither.
     pub met: Option<bool>,
 }
@@ -25,11 +27,15 @@ impl Line {
     /// A ratio that should be at most so large.
     pub fn new(name: impl Into<String>, ours: f64, baseline: f64, unit: &'static str, goal: Option<f64>) -> Line {
         let ratio = ours / baseline;
-        Line { name: name.into(), ours, baseline, unit, ratio, goal, met: goal.map(|goal| ratio <= goal) }
+        Line { name: name.into(), ours, baseline, unit, ratio, goal, rate: false, met: goal.map(|goal| ratio <= goal) }
     }
-}
 
-impl Line {
+    /// A ratio that should be at least so large.
+    pub fn rate(name: impl Into<String>, ours: f64, baseline: f64, unit: &'static str, goal: Option<f64>) -> Line {
+        let line = Line::new(name, ours, baseline, unit, goal);
+        Line { rate: true, met: goal.map(|goal| line.ratio >= goal), ..line }
+    }
+
     /// A figure that should be at most so large; the limit stands where another's figure would.
     pub fn limit(name: impl Into<String>, ours: f64, limit: f64, unit: &'static str) -> Line {
         Line::new(name, ours, limit, unit, Some(1.0))
@@ -43,21 +49,55 @@ impl Line {
 
 /// The heading.
 pub fn heading() -> String {
-    format!("{:62} {:>9} {:>9} {:4} {:>6} {:>6}", "name", "ours", "baseline", "", "ratio", "goal")
+    format!("{:75} {:>9} {:>9} {:5} {:>6} {:>6}", "name", "ours", "baseline", "", "ratio", "goal")
 }
 
 impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:62} {:9.2} {:9.2} {:4} {:6.2}", self.name, self.ours, self.baseline, self.unit, self.ratio)?;
+        write!(f, "{:75} {:9.2} {:9.2} {:5} {:6.2}", self.name, self.ours, self.baseline, self.unit, self.ratio)?;
         match (self.goal, self.met) {
-            (Some(goal), Some(met)) => write!(f, " {goal:6.2} {}", if met { "met" } else { "short" }),
+            (Some(goal), Some(met)) => {
+                write!(f, " {}{goal:5.2} {}", if self.rate { '≥' } else { '≤' }, if met { "met" } else { "short" })
+            }
             _ => Ok(()),
         }
     }
+}
+
+/// `10000` as `10,000`; below a thousand as it is.
+pub fn number(value: f64) -> String {
+    let text = value.to_string();
+    if value < 1_000.0 { text } else { format!("{},{}", &text[..text.len() - 3], &text[text.len() - 3..]) }
 }
 
 /// The middle one of measurements.
 pub fn median(mut measured: Vec<f64>) -> f64 {
     measured.sort_by(f64::total_cmp);
     measured.get(measured.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_of_a_rate_and_less_of_a_cost_is_better() {
+        let met = |line: Line| line.met;
+        assert_eq!([0.9, 1.1, 1.2].map(|ours| met(Line::new("", ours, 1.0, "µs", Some(1.1)))), [true, true, false].map(Some));
+        assert_eq!([0.9, 0.95, 1.2].map(|ours| met(Line::rate("", ours, 1.0, "/s", Some(0.95)))), [false, true, true].map(Some));
+        assert!(met(Line::new("", 1.0, 1.0, "µs", None)).is_none());
+        assert!(Line::rate("x", 98.0, 100.0, "/s", Some(0.95)).to_string().ends_with("98.00    100.00 /s      0.98 ≥ 0.95 met"));
+    }
+
+    #[test]
+    fn thousands_are_told_apart() {
+        assert_eq!([0.5, 20.0, 1_000.0, 100_000.0].map(number), ["0.5", "20", "1,000", "100,000"]);
+    }
+
+    #[test]
+    fn the_median_is_a_measured_one() {
+        assert_eq!(median(vec![9.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), 3.0);
+        assert!(median(Vec::new()).is_nan());
+    }
 }

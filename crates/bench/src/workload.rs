@@ -1,71 +1,196 @@
-//! Policies to measure, each with flows that meet its most expensive rule, and flows that meet none.
+//! Policies to measure, each with flows that meet its most expensive rule.
 
 use std::net::Ipv4Addr;
 
-use policy::model::NodePolicy;
+use policy::model::{NodePolicy, Transport};
 use testkit::Scenario;
 
 use crate::road::{Flows, POD};
 
-/// Flows of one measurement.
-pub const COUNT: usize = 100_000;
 /// Members of each peer group.
-const MEMBERS: u8 = 40;
+const MEMBERS: usize = 40;
+/// Groups of a pod at most, as AWS has it.
+const GROUPS: usize = 5;
+/// The one port, where there is one.
+pub const PORT: u16 = 7_777;
+/// In no group.
+pub const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
+/// A pod of this node that everybody lets in, but that may send nothing.
+const MUTE: Ipv4Addr = Ipv4Addr::new(10, 100, 0, 99);
 
 /// A policy with the flows that measure it.
 #[derive(Clone, Debug)]
 pub struct Workload {
     /// What to enforce.
     pub policy: NodePolicy,
-    /// What to send.
+    /// What to send; it arrives.
     pub flows: Flows,
+    /// What must not arrive.
+    pub denied: Flows,
 }
 
-/// Who the peer group of this number has.
-fn members(number: usize) -> Vec<String> {
-    (1..=MEMBERS).map(|last| format!("10.{}.{}.{last}", 1 + number / 250, number % 250)).collect()
+/// One endpoint in 5 groups that share so many rules, every rule with a peer group of its own; the flows match the last one.
+#[derive(Clone, Copy, Debug)]
+pub struct Worst {
+    /// Of TCP or of UDP.
+    pub transport: Transport,
+    /// How many.
+    pub rules: usize,
+    /// All have the same port; otherwise each has its own.
+    pub same_port: bool,
+    /// As many networks more, on the same ports.
+    pub nets: bool,
+    /// The senders are pods of this node too, with as many rules for what they may send.
+    pub both_ends: bool,
 }
 
-/// One endpoint in 5 groups of 50 rules each, every rule with a peer group of its own; the flows match the last one. Either every rule
-/// has a port of its own or all have the same; with `nets` also 50 networks in each group, on that same port.
-pub fn many_rules(same_port: bool, nets: bool) -> Workload {
-    const GROUPS: usize = 5;
-    const RULES: usize = 50;
-    let port = |number: usize| if same_port { 7_777 } else { 1_000 + number };
-    let mut scenario = Scenario::new();
-    for number in 0..GROUPS * RULES {
-        let names = members(number);
-        scenario = scenario.members(&format!("peers/g{number:03}"), &names.iter().map(String::as_str).collect::<Vec<_>>());
+impl Worst {
+    /// So many rules of UDP, each with a port of its own.
+    pub fn of(rules: usize) -> Worst {
+        Worst { transport: Transport::Udp, rules, same_port: false, nets: false, both_ends: false }
     }
-    let names: Vec<String> = (0..GROUPS).map(|group| format!("shop/g{group}")).collect();
-    for (group, name) in names.iter().enumerate() {
-        let numbers = group * RULES..(group + 1) * RULES;
-        let mut rules: Vec<String> = numbers.clone().map(|n| format!("ingress udp {} from sg/peers/g{n:03}", port(n))).collect();
-        if nets {
-            rules.extend(numbers.map(|n| format!("ingress udp {} from 172.16.{n}.0/24", port(n))));
+
+    /// The policy and its flows.
+    pub fn workload(self) -> Workload {
+        let senders: Vec<Ipv4Addr> = (1..=4).map(|last| Ipv4Addr::new(10, 100, 0, last)).collect();
+        let last = self.rules - 1;
+        let mut scenario = self.groups(Scenario::new(), "ingress", "from");
+        let mut sources = members("ingress", last);
+        let mut strangers = vec![STRANGER];
+        if self.both_ends {
+            scenario = self.groups(scenario, "egress", "to");
+            let outside: Vec<String> = senders.iter().chain([&MUTE]).map(ToString::to_string).collect();
+            scenario = scenario.members(&peers("ingress", last), &texts(&outside));
+            scenario = scenario.members(&peers("egress", last), &[&POD.to_string()]);
+            for sender in &senders {
+                scenario = scenario.pod(&format!("shop/{sender}"), &[&sender.to_string()], &texts(&self.names("egress")));
+            }
+            scenario =
+                scenario.group("shop/mute", &["egress udp 1 to 192.0.2.1/32"]).pod("shop/mute", &[&MUTE.to_string()], &["shop/mute"]);
+            sources = senders;
+            strangers.push(MUTE);
         }
-        scenario = scenario.group(name, &rules.iter().map(String::as_str).collect::<Vec<_>>());
+        let policy = scenario.pod("shop/pod", &[&POD.to_string()], &texts(&self.names("ingress"))).policy();
+        Workload::new(policy, sources, strangers, self.port(last))
     }
-    let groups: Vec<&str> = names.iter().map(String::as_str).collect();
-    let last = GROUPS * RULES - 1;
-    let sources = members(last).iter().map(|text| text.parse().unwrap_or(Ipv4Addr::UNSPECIFIED)).collect();
-    let ports = vec![u16::try_from(port(last)).unwrap_or_default()];
-    Workload {
-        policy: scenario.pod("shop/pod", &[&POD.to_string()], &groups).policy(),
-        flows: Flows { sources, ports, count: COUNT, arrive: true },
+
+    fn port(self, number: usize) -> u16 {
+        if self.same_port { PORT } else { 1_000 + u16::try_from(number).unwrap_or_default() }
+    }
+
+    /// The groups of one direction.
+    fn names(self, direction: &str) -> Vec<String> {
+        (0..GROUPS.min(self.rules)).map(|group| format!("shop/{direction}{group}")).collect()
+    }
+
+    fn groups(self, mut scenario: Scenario, direction: &str, preposition: &str) -> Scenario {
+        let names = self.names(direction);
+        let numbers: Vec<usize> = (0..self.rules).collect();
+        for (name, numbers) in names.iter().zip(numbers.chunks(self.rules.div_ceil(names.len()))) {
+            let mut rules = Vec::new();
+            for &number in numbers {
+                let (port, peers) = (self.port(number), peers(direction, number));
+                scenario =
+                    scenario.members(&peers, &texts(&members(direction, number).iter().map(ToString::to_string).collect::<Vec<_>>()));
+                rules.push(format!("{direction} {} {port} {preposition} sg/{peers}", self.transport));
+                if self.nets {
+                    rules.push(format!("{direction} {} {port} {preposition} 172.16.{number}.0/24", self.transport));
+                }
+            }
+            scenario = scenario.group(name, &texts(&rules));
+        }
+        scenario
     }
 }
 
-/// So many groups with one pod in each, which lets in one peer group of so many members on one port.
-pub fn many_groups(groups: usize, members: usize) -> Workload {
-    let mut scenario = Scenario::new();
-    let peers: Vec<String> = (0..members).map(|n| format!("10.{}.{}.{}", 16 + (n >> 16), n >> 8 & 255, n & 255)).collect();
-    scenario = scenario.members("peers/all", &peers.iter().map(String::as_str).collect::<Vec<_>>());
-    for number in 0..groups {
-        let name = format!("shop/g{number:04}");
-        let address = if number == 0 { POD.to_string() } else { format!("10.200.{}.{}", number / 250, 1 + number % 250) };
-        scenario = scenario.group(&name, &["ingress udp 53 from sg/peers/all"]).pod(&format!("shop/p{number:04}"), &[&address], &[&name]);
+impl Workload {
+    fn new(policy: NodePolicy, sources: Vec<Ipv4Addr>, strangers: Vec<Ipv4Addr>, port: u16) -> Workload {
+        Workload { policy, flows: Flows { sources, port }, denied: Flows { sources: strangers, port } }
     }
-    let sources = peers.iter().take(10).map(|text| text.parse().unwrap_or(Ipv4Addr::UNSPECIFIED)).collect();
-    Workload { policy: scenario.policy(), flows: Flows { sources, ports: vec![53], count: COUNT, arrive: true } }
+}
+
+fn texts(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
+}
+
+/// The peer group of the rule of this number.
+fn peers(direction: &str, number: usize) -> String {
+    format!("peers/{direction}{number:04}")
+}
+
+/// Who that group has.
+fn members(direction: &str, number: usize) -> Vec<Ipv4Addr> {
+    let net = if direction == "ingress" { 1 } else { 51 };
+    let octet = |number: usize| u8::try_from(number).unwrap_or_default();
+    (1..=MEMBERS).map(|last| Ipv4Addr::new(10, net + octet(number / 250), octet(number % 250), octet(last))).collect()
+}
+
+/// So many groups, each of which lets in one peer group of so many members on one port; the measured pod has the last one for itself, the
+/// others are spread over pods of 5 groups each.
+pub fn many_groups(transport: Transport, groups: usize, members: usize) -> Workload {
+    let peers: Vec<Ipv4Addr> =
+        (0..members).map(|number| Ipv4Addr::from_bits(0x0a10_0000 + u32::try_from(number).unwrap_or_default())).collect();
+    let texts_of_peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
+    let mut scenario = Scenario::new().members("peers/all", &texts(&texts_of_peers));
+    let mut names: Vec<String> = (0..groups).map(|number| format!("shop/g{number:04}")).collect();
+    for name in &names {
+        scenario = scenario.group(name, &[&format!("ingress {transport} {PORT} from sg/peers/all")]);
+    }
+    let own = names.pop().unwrap_or_default();
+    for (number, names) in names.chunks(GROUPS).enumerate() {
+        let address = format!("10.200.{}.{}", number / 250, 1 + number % 250);
+        scenario = scenario.pod(&format!("shop/p{number:04}"), &[&address], &texts(names));
+    }
+    let policy = scenario.pod("shop/the-last", &[&POD.to_string()], &[&own]).policy();
+    Workload::new(policy, peers.into_iter().take(10).collect(), vec![STRANGER], PORT)
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::model::{ConnState, Packet, Path, Payload, Rule, Verdict};
+
+    use super::*;
+
+    fn verdicts(policy: &NodePolicy, flows: &Flows) -> Vec<Verdict> {
+        let payload = Payload::Transport { protocol: Transport::Udp, source: 10_000, destination: flows.port };
+        let packet = |source: &Ipv4Addr| Packet {
+            source: (*source).into(),
+            destination: POD.into(),
+            payload,
+            state: ConnState::New,
+            path: Path::Forward,
+        };
+        flows.sources.iter().map(|source| policy::verdict(policy, &packet(source))).collect()
+    }
+
+    fn all(policy: &NodePolicy, flows: &Flows, verdict: Verdict) -> bool {
+        verdicts(policy, flows).iter().all(|found| *found == verdict)
+    }
+
+    #[test]
+    fn flows_are_allowed_by_the_last_rule_of_the_last_group_and_by_no_other() {
+        for bits in 0..8 {
+            let worst = Worst { same_port: bits & 1 > 0, nets: bits & 2 > 0, both_ends: bits & 4 > 0, ..Worst::of(250) };
+            let Workload { policy, flows, denied } = worst.workload();
+            assert!(all(&policy, &flows, Verdict::Allow), "{worst:?}");
+            assert!(all(&policy, &denied, Verdict::Drop), "{worst:?}");
+            let ends = [("ingress4", true), ("egress4", false)];
+            for (name, ingress) in &ends[..if worst.both_ends { 2 } else { 1 }] {
+                let mut less = policy.clone();
+                let group = less.groups.iter_mut().find(|(group, _)| group.name == *name).map(|(_, rules)| rules);
+                let rules = group.map(|rules| if *ingress { &mut rules.ingress } else { &mut rules.egress });
+                let last: Option<Rule> = rules.and_then(std::collections::BTreeSet::pop_last);
+                assert!(last.is_some_and(|rule| rule.peer.to_string().ends_with("0249")));
+                assert!(all(&less, &flows, Verdict::Drop), "{worst:?} without the last rule of {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_measured_pod_is_the_last_of_many() {
+        let Workload { policy, flows, denied } = many_groups(Transport::Udp, 1_000, 10);
+        assert_eq!((policy.groups.len(), policy.endpoints.len()), (1_000, 201));
+        assert!(policy.endpoints.last_key_value().is_some_and(|(_, endpoint)| endpoint.addresses.contains(&POD.into())));
+        assert!(all(&policy, &flows, Verdict::Allow) && all(&policy, &denied, Verdict::Drop));
+    }
 }
