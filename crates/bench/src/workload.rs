@@ -177,8 +177,9 @@ mod tests {
             let ends = [("ingress4", true), ("egress4", false)];
             for (name, ingress) in &ends[..if worst.both_ends { 2 } else { 1 }] {
                 let mut less = policy.clone();
-                let group = less.groups.iter_mut().find(|(group, _)| group.name == *name).map(|(_, rules)| rules);
-                let rules = group.map(|rules| if *ingress { &mut rules.ingress } else { &mut rules.egress });
+                let group = policy.groups.keys().find(|group| group.name == *name).expect("the group");
+                let rules = less.groups.get_mut(group).map(std::sync::Arc::make_mut);
+                let rules = rules.map(|rules| if *ingress { &mut rules.ingress } else { &mut rules.egress });
                 let last: Option<Rule> = rules.and_then(std::collections::BTreeSet::pop_last);
                 assert!(last.is_some_and(|rule| rule.peer.to_string().ends_with("0249")));
                 assert!(all(&less, &flows, Verdict::Drop), "{worst:?} without the last rule of {name}");
@@ -190,7 +191,7 @@ mod tests {
     fn the_measured_pod_is_the_last_of_many() {
         let Workload { policy, flows, denied } = many_groups(Transport::Udp, 1_000, 10);
         assert_eq!((policy.groups.len(), policy.endpoints.len()), (1_000, 201));
-        assert!(policy.endpoints.last_key_value().is_some_and(|(_, endpoint)| endpoint.addresses.contains(&POD.into())));
+        assert!(policy.endpoints.get_max().is_some_and(|(_, endpoint)| endpoint.addresses.contains(&POD.into())));
         assert!(all(&policy, &flows, Verdict::Allow) && all(&policy, &denied, Verdict::Drop));
     }
 }
