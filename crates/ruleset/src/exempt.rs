@@ -108,10 +108,11 @@ pub(crate) fn loopback(policy: &NodePolicy, near: Match) -> Option<Rule> {
 }
 
 /// What a node sends to its own pods; `None` where it is judged like anything else.
-pub(crate) fn node(ruleset: &mut Ruleset, policy: &NodePolicy) -> Option<[Rule; 2]> {
+pub(crate) fn node(ruleset: &mut Ruleset, policy: &NodePolicy, spoken: &[Family]) -> Option<Vec<Rule>> {
     policy.exempt.contains(&Exemption::Node).then(|| {
         let addresses = policy.endpoints.values().flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
         let sets = address_sets(ruleset, "endpoints", &addresses);
-        sets.map(|(family, set)| exempt(Exemption::Node, vec![Match::InSet { side: Side::Destination, family, set }]))
+        let sets = sets.into_iter().filter(|(family, _)| spoken.contains(family));
+        sets.map(|(family, set)| exempt(Exemption::Node, vec![Match::InSet { side: Side::Destination, family, set }])).collect()
     })
 }

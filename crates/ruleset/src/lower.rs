@@ -59,14 +59,15 @@ pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// pod sends to its own node in input, and what a node sends to its own pods in output: there it is exempt (S36) unless switched off.
 fn base_chains(ruleset: &mut Ruleset, policy: &NodePolicy) {
     let established = || Rule { matches: vec![Match::CtState(ESTABLISHED)], counter: None, action: Action::Accept };
-    let egress = dispatches(ruleset, Direction::Egress);
-    let ingress = dispatches(ruleset, Direction::Ingress);
+    let spoken = spoken(policy);
+    let egress = dispatches(ruleset, Direction::Egress, &spoken);
+    let ingress = dispatches(ruleset, Direction::Ingress, &spoken);
     let input = exempt::loopback(policy, Match::FromLoopback).into_iter().chain(egress.clone());
-    let to_pods = exempt::node(ruleset, policy).map_or_else(|| ingress.to_vec(), Vec::from);
+    let to_pods = exempt::node(ruleset, policy, &spoken).unwrap_or_else(|| ingress.clone());
     let output = exempt::loopback(policy, Match::ToLoopback).into_iter().chain(to_pods);
     for (chain, hook, priority, rules) in [
-        ("forward-egress", Hook::Forward, -6, egress.to_vec()),
-        ("forward-ingress", Hook::Forward, -5, ingress.to_vec()),
+        ("forward-egress", Hook::Forward, -6, egress),
+        ("forward-ingress", Hook::Forward, -5, ingress),
         ("input-egress", Hook::Input, -5, input.collect()),
         ("output-ingress", Hook::Output, -5, output.collect()),
     ] {
@@ -75,13 +76,23 @@ fn base_chains(ruleset: &mut Ruleset, policy: &NodePolicy) {
     }
 }
 
+/// The families of the endpoints' addresses. Packets of another are nobody's here: there are no rules for them, nor sets.
+pub(crate) fn spoken(policy: &NodePolicy) -> Vec<Family> {
+    let has =
+        |family: &Family| policy.endpoints.values().flat_map(|endpoint| &endpoint.addresses).any(|address| Family::of(*address) == *family);
+    FAMILIES.into_iter().filter(has).collect()
+}
+
 /// To the chain of the endpoint that the packet is from or for.
-fn dispatches(ruleset: &mut Ruleset, direction: Direction) -> [Rule; 2] {
-    FAMILIES.map(|family| {
-        let map = dispatch(direction, family);
-        ruleset.maps.entry(map.into()).or_insert(VerdictMap { family, elements: Default::default() });
-        Rule { matches: vec![], counter: None, action: Action::Lookup { side: own_side(direction), family, map: map.into() } }
-    })
+fn dispatches(ruleset: &mut Ruleset, direction: Direction, spoken: &[Family]) -> Vec<Rule> {
+    for family in FAMILIES {
+        ruleset.maps.entry(dispatch(direction, family).into()).or_insert(VerdictMap { family, elements: Default::default() });
+    }
+    let rule = |family: Family| {
+        let map = dispatch(direction, family).into();
+        Rule { matches: vec![], counter: None, action: Action::Lookup { side: own_side(direction), family, map } }
+    };
+    spoken.iter().copied().map(rule).collect()
 }
 
 /// The chain that judges one endpoint in a direction: what these groups allow, else exempt, else invalid, else denied.

@@ -13,7 +13,7 @@ use policy::model::{Direction, Endpoint, Family, GroupRef, NodePolicy, Peer, Pod
 
 use crate::class;
 use crate::intervals::merge;
-use crate::lower::{endpoint_chain, fixed, members_name, prefixes_name};
+use crate::lower::{endpoint_chain, fixed, members_name, prefixes_name, spoken};
 use crate::piece::{Merge, Piece};
 use crate::{IntervalSet, Ruleset, Set};
 
@@ -127,9 +127,7 @@ impl Lowering {
 
     /// The ruleset that gives every packet the verdict of the policy.
     pub fn lower(&mut self, policy: &NodePolicy) -> Ruleset {
-        let spoken: BTreeSet<Family> =
-            policy.endpoints.values().flat_map(|endpoint| &endpoint.addresses).copied().map(Family::of).collect();
-        let spoken: Vec<Family> = spoken.into_iter().collect();
+        let spoken = spoken(policy);
         if self.policy.exempt != policy.exempt || self.spoken != spoken {
             *self = Lowering { spoken, ..Lowering::beyond(self.few) };
         }
