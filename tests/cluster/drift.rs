@@ -46,6 +46,12 @@ async fn p12_what_hands_do_to_the_table_is_put_right_within_a_second() -> Result
         println!("{} edits by hand, each put right within {} ms", EDITS.len(), slowest.as_millis());
         ensure!(slowest < Duration::from_secs(1), "put right only after {slowest:?}");
         ensure!(repairs()? == before + EDITS.len() as u64, "{} repairs of {}", repairs()? - before, EDITS.len());
-        until("the node says so", || Ok(condition(&report(&cluster, 0)?, "RulesetIntact") == ("False".into(), "Repaired".into())))
+        until("the node says so", || Ok(condition(&report(&cluster, 0)?, "RulesetIntact") == ("False".into(), "RulesetRepaired".into())))?;
+        // Where people look; one event for them all.
+        let described = || cluster.kubectl(&["describe", "nodereport", node.name()]);
+        until("its description shows the event", || Ok(described()?.contains("RulesetRepaired")))?;
+        let events: Vec<String> = described()?.lines().filter(|line| line.contains("Warning")).map(str::to_owned).collect();
+        ensure!(events.len() == 1 && events[0].contains("somebody else changed the table"), "{events:#?}");
+        Ok(())
     })
 }

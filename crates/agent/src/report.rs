@@ -109,7 +109,7 @@ impl Report {
                     "somebody else changed the table inet k8s-sg; it was put right at {}, {times} times since this agent started",
                     at.0
                 );
-                (Status::False, "Repaired", message)
+                (Status::False, "RulesetRepaired", message)
             }
         };
         Wanted { type_: api::condition::RULESET_INTACT, status, reason: reason.into(), message }

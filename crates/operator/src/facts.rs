@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use api::{AttachmentStatus, NodeReport, NodeReportStatus, PrefixListStatus, SecurityGroupStatus};
 use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::api::DynamicObject;
 use policy::index::{Changed, Key, Kind, Object};
 use policy::model::{GroupRef, NodeName, PrefixListRef};
@@ -88,6 +88,24 @@ impl With<String> {
     }
 }
 
+/// Of a node's report what is told on as an event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Said {
+    /// The report's UID.
+    pub uid: String,
+    /// Whether somebody else has changed the node's table of late; none: the agent has not said.
+    pub intact: Option<Condition>,
+}
+
+impl Said {
+    fn of(report: &NodeReport) -> (NodeName, Said) {
+        let conditions = report.status.iter().flat_map(|status| &status.conditions);
+        let intact = conditions.filter(|condition| condition.type_ == api::condition::RULESET_INTACT).last().cloned();
+        let uid = report.metadata.uid.clone().unwrap_or_default();
+        (NodeName(report.metadata.name.clone().unwrap_or_default()), Said { uid, intact })
+    }
+}
+
 /// The watches, each of which has to list before anything is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
@@ -112,6 +130,8 @@ pub struct Facts {
     pub cluster: Cluster,
     /// What each node has in force.
     pub reports: BTreeMap<NodeName, NodeReportStatus>,
+    /// What each of these reports says that is told on.
+    pub said: BTreeMap<NodeName, Said>,
     /// The present status of each group.
     pub group_statuses: BTreeMap<GroupRef, SecurityGroupStatus>,
     /// Which groups are held.
@@ -181,12 +201,17 @@ impl Facts {
             }
             Message::Report(step) => {
                 self.note(Source::Reports, &step);
+                let said = match &step {
+                    Step::Reset(reports) => Entries::All(reports.iter().map(Said::of).collect()),
+                    Step::Apply(report) => Entries::One(Said::of(report)),
+                    Step::Delete(name) => Entries::Gone(NodeName(name.name.clone())),
+                };
                 let entries = match step {
                     Step::Reset(reports) => Entries::All(reports.into_iter().map(in_force).collect()),
                     Step::Apply(report) => Entries::One(in_force(report)),
                     Step::Delete(name) => Entries::Gone(NodeName(name.name)),
                 };
-                entries.apply_to(&mut self.reports)
+                either(said.apply_to(&mut self.said), entries.apply_to(&mut self.reports))
             }
             Message::Limits(step) => {
                 self.note(Source::Limits, &step);

@@ -212,7 +212,7 @@ impl Operator {
         let blockers = self.facts.blockers();
         let now = Timestamp::now();
         let due = due(&self.facts, &resolution, &blockers, now);
-        let news = self.told.news(&resolution);
+        let news = self.told.news(&resolution, &self.facts.said);
         self.tell(news);
         let members_changed = due.keys().any(Lane::is_of_slices);
         self.outbox.offer(due, self.changed_at.take().unwrap_or(now));
