@@ -36,13 +36,12 @@ pub(crate) const fn key_type(family: Family) -> (u32, u32) {
     }
 }
 
-/// The messages of a transaction, each with the place of the op that it belongs to. An op may need none, or several.
-pub(crate) fn encode(transaction: &Transaction) -> Result<Vec<(usize, Message)>, Error> {
+/// The messages of a transaction on a table, each with the place of the op that it belongs to. An op may need none, or several.
+pub(crate) fn encode(table: &CStr, transaction: &Transaction) -> Result<Vec<(usize, Message)>, Error> {
     let mut messages = Vec::with_capacity(transaction.ops.len());
-    let table = table_name();
     for (index, op) in transaction.ops.iter().enumerate() {
         let mut push = |kind: i32, flags: i32, body: Body| messages.push((index, Message::new(kind, flags, body)));
-        step(&table, op, &mut push).map_err(|reason| Error::Malformed { index, op: describe(op), reason })?;
+        step(table, op, &mut push).map_err(|reason| Error::Malformed { index, op: describe(op), reason })?;
     }
     Ok(messages)
 }

@@ -1,7 +1,8 @@
 //! Saying it to the kernel.
 //!
 //! *In:* a [`ruleset::Transaction`]. *Out:* one batch through nftnl and mnl, and what the kernel answered; the other way round, the table
-//! as the kernel has it as a [`ruleset::Ruleset`], and its counters; and the news that somebody else has touched it.
+//! as the kernel has it as a [`ruleset::Ruleset`], and its counters; the news that somebody else has touched it; and what of all this the
+//! kernel does not take.
 //!
 //! ```text
 //! Transaction ─ encode ─▶ messages ─ commit ─▶ one sendmsg          rule ─ assemble ─▶ expressions ─▶ libnftnl
@@ -9,7 +10,8 @@
 //! ```
 //!
 //! Invariants
-//! 1. One table, `inet k8s-sg`: no other is read, and no other is written. Of devices, only a bridge's switches that decide whether nftables
+//! 1. One table, `inet k8s-sg`: no other is read, and no other is written; what the kernel takes is tried in one that never comes
+//!    to be. Of devices, only a bridge's switches that decide whether nftables
 //!    sees its packets at all.
 //! 2. A transaction is one batch in one `sendmsg`: all of it or nothing.
 //! 3. Whatever the kernel answers is an answer or an [`Error`], never a panic.
@@ -33,6 +35,7 @@ mod field;
 mod load;
 mod message;
 mod object;
+mod probe;
 mod recognize;
 mod socket;
 
@@ -43,6 +46,7 @@ use ruleset::{Counter, Kernel, Ruleset, Transaction};
 pub use changes::Changes;
 pub use devices::{Bridge, Devices};
 pub use error::{Error, Refusal};
+pub use probe::Unsupported;
 
 use socket::Socket;
 

@@ -5,5 +5,6 @@ mod bridges;
 mod listing;
 mod namespace;
 mod neighbours;
+mod probing;
 mod round_trip;
 mod rulesets;
