@@ -70,6 +70,8 @@ fn groups(cluster: &Cluster, compiled: &Compiled) -> Vec<AppliedGroup> {
                 uid: facts.uid.clone(),
                 generation: facts.generation,
                 endpoints,
+                // Counted later.
+                packets: Default::default(),
             })
         })
         .collect()

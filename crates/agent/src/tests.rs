@@ -25,6 +25,8 @@ mod enforcement;
 mod membership;
 mod pacing;
 mod prefix_lists;
+mod support;
+mod tallying;
 
 fn metadata(name: &str, generation: i64) -> ObjectMeta {
     ObjectMeta {
@@ -141,6 +143,8 @@ struct Node {
     facts: Facts<OpenWatch>,
     enforcement: Enforcement<Flaky>,
     report: Report,
+    /// The rules in force.
+    rules: std::sync::Arc<BTreeMap<policy::model::GroupRef, policy::model::GroupRules>>,
     watched: Watched,
     epochs: RefCell<Vec<Epoch>>,
     seconds: Cell<i64>,
@@ -152,6 +156,7 @@ impl Node {
             facts: Facts::new(NodeName("n1".into()), Exemption::DEFAULT.into()),
             enforcement: Enforcement::new(kernel),
             report: Report::default(),
+            rules: Default::default(),
             watched: Watched::default(),
             epochs: RefCell::default(),
             seconds: Cell::new(0),
@@ -206,7 +211,10 @@ impl Node {
         })?;
         let now = self.now();
         Some(match self.enforcement.enforce(plan, || now.clone()) {
-            Ok(committed) => Ok(self.report.committed(&committed, &now)),
+            Ok(committed) => {
+                self.rules.clone_from(&committed.value().rules);
+                Ok(self.report.committed(&committed, &now))
+            }
             Err(failure) => {
                 self.report.failed(&failure, &now);
                 Err(failure)

@@ -247,6 +247,14 @@ impl FakeApi {
         self.put("nodereports", json!({"apiVersion": "securitygroups.dev/v1alpha1", "kind": "NodeReport", "metadata": metadata, "spec": {}, "status": {"groups": groups}}));
     }
 
+    /// A node reports what a group's rules have counted there: inbound, allowed and denied.
+    pub fn report_packets(&self, node: &str, group: &str, uid: &str, allowed: u64, denied: u64) {
+        let packets = json!({"ingressAllowed": allowed, "ingressDenied": denied});
+        let groups = json!([{"namespace": "shop", "name": group, "uid": uid, "generation": 1, "endpoints": 1, "packets": packets}]);
+        let metadata = json!({"name": node});
+        self.put("nodereports", json!({"apiVersion": "securitygroups.dev/v1alpha1", "kind": "NodeReport", "metadata": metadata, "spec": {}, "status": {"groups": groups}}));
+    }
+
     /// A node reports what became of its table, since a second of 1970.
     pub fn report_intact(&self, node: &str, status: &str, message: &str, since: i64) {
         let since = k8s_openapi::jiff::Timestamp::from_second(since).expect("a time").to_string();
