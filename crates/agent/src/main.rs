@@ -78,6 +78,10 @@ struct Options {
     /// do not. With false it is only reported.
     #[arg(long, env = "SET_BRIDGE_NETFILTER", default_value_t = true, action = clap::ArgAction::Set)]
     set_bridge_netfilter: bool,
+    /// Whether nobody but this program may change the table while it runs: hands and other programs get EPERM, and `nft flush ruleset` passes
+    /// it by. Needs Linux 6.9; on an older one the table is anybody's, and what they do to it is put right.
+    #[arg(long, env = "OWN_TABLE", default_value_t = true, action = clap::ArgAction::Set)]
+    own_table: bool,
     /// Seconds between two reports of what groups have counted, 10 at least: each is a write of this node's report where counts have changed.
     #[arg(long, env = "COUNTS_INTERVAL", default_value_t = 60, value_parser = clap::value_parser!(u32).range(10..))]
     counts_interval: u32,
@@ -137,8 +141,10 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let set = options.set_bridge_netfilter;
     let (touched, foreign) = mpsc::channel(1);
     let (support, mut supported) = watch::channel(Support::default());
-    let open = || {
-        let mut kernel = Nftables::open()?;
+    let own = options.own_table;
+    let open = move || {
+        let mut kernel = if own { Nftables::open_as_owner()? } else { Nftables::open()? };
+        tracing::info!(own_table = kernel.is_owner(), "connected to nftables");
         support::find_out(&mut kernel, support)?;
         tell_of(kernel.changes()?, touched)?;
         Ok(kernel)

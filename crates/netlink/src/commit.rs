@@ -10,11 +10,12 @@ use tracing::debug;
 use crate::encode::{encode, table_name};
 use crate::error::{Error, Refusal};
 use crate::message::Message;
+use crate::owner::Owner;
 use crate::socket::{Socket, Verdict};
 
 /// Applies a transaction as a whole or not at all. One that changes nothing costs no system call.
-pub(crate) fn commit(socket: &mut Socket, transaction: &Transaction) -> Result<(), Error> {
-    let messages = encode(&table_name(), transaction)?;
+pub(crate) fn commit(socket: &mut Socket, owner: Owner, transaction: &Transaction) -> Result<(), Error> {
+    let messages = encode(&table_name(), owner, transaction)?;
     let Some((_, last)) = messages.last() else { return Ok(()) };
     // Errors are reported unasked. One acknowledgement at the end tells success from silence; more of them would only fill the socket.
     last.acknowledge();
@@ -36,8 +37,8 @@ pub(crate) fn commit(socket: &mut Socket, transaction: &Transaction) -> Result<(
 }
 
 /// Whether the kernel would take a transaction on that table; it does not come to be. The kernel takes back a batch that has no end.
-pub(crate) fn check(socket: &mut Socket, table: &CStr, transaction: &Transaction) -> Result<(), Error> {
-    let messages = encode(table, transaction)?;
+pub(crate) fn check(socket: &mut Socket, table: &CStr, owner: Owner, transaction: &Transaction) -> Result<(), Error> {
+    let messages = encode(table, owner, transaction)?;
     let Some((_, last)) = messages.last() else { return Ok(()) };
     last.acknowledge();
     let mut batch = begin();
@@ -119,11 +120,11 @@ mod tests {
             socket.reserve(1 << 20, 1 << 16).expect("room");
             setsockopt(&socket.descriptor(), sockopt::RcvBuf, &4096).expect("a small buffer");
 
-            let error = commit(&mut socket, &absent).expect_err("there is no table");
+            let error = commit(&mut socket, Owner::Anybody, &absent).expect_err("there is no table");
             let Error::Refused { first, complete, .. } = error else { panic!("{error}") };
             assert_eq!((first.index, first.errno, complete), (0, libc::ENOENT, false));
-            commit(&mut socket, &Transaction { ops: vec![Op::AddTable] }).expect("a legal transaction");
-            assert_eq!(load(&mut socket).expect("a listing"), Some(Ruleset::default()));
+            commit(&mut socket, Owner::Anybody, &Transaction { ops: vec![Op::AddTable] }).expect("a legal transaction");
+            assert_eq!(load(&mut socket, Owner::Anybody).expect("a listing"), Some(Ruleset::default()));
         };
         std::thread::spawn(test).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }
@@ -138,14 +139,14 @@ mod tests {
             let good = Transaction { ops: vec![Op::AddTable, Op::AddCounter("one".into())] };
             let bad = Transaction { ops: [good.ops.clone(), vec![Op::DeleteCounter("two".into())]].concat() };
             for _ in 0..2 {
-                check(&mut socket, &table_name(), &good).expect("it would be taken");
-                let error = check(&mut socket, &table_name(), &bad).expect_err("it would not");
+                check(&mut socket, &table_name(), Owner::Anybody, &good).expect("it would be taken");
+                let error = check(&mut socket, &table_name(), Owner::Anybody, &bad).expect_err("it would not");
                 let Error::Refused { first, complete, .. } = error else { panic!("{error}") };
                 assert_eq!((first.index, first.errno, complete), (2, libc::ENOENT, true));
-                assert_eq!(load(&mut socket).expect("a listing"), None);
+                assert_eq!(load(&mut socket, Owner::Anybody).expect("a listing"), None);
             }
-            commit(&mut socket, &good).expect("a legal transaction");
-            assert!(load(&mut socket).expect("a listing").is_some());
+            commit(&mut socket, Owner::Anybody, &good).expect("a legal transaction");
+            assert!(load(&mut socket, Owner::Anybody).expect("a listing").is_some());
         };
         std::thread::spawn(test).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }

@@ -13,6 +13,7 @@ use ruleset::{Action, Base, Counter, CtStates, Hook, Match, Op, PortMap, Rule, S
 use crate::Nftables;
 use crate::commit;
 use crate::error::Error;
+use crate::owner::Owner;
 
 /// The table of the tries; ours stays as it is.
 pub(crate) const TABLE: &str = "k8s-sg-probe";
@@ -32,7 +33,7 @@ impl Nftables {
     /// What this kernel does not take of what our rulesets consist of; empty where it takes all. An error is no answer to that question.
     pub fn unsupported(&mut self) -> Result<Vec<Unsupported>, Error> {
         let table = CString::new(TABLE).unwrap_or_default();
-        unsupported(|transaction| commit::check(&mut self.socket, &table, transaction))
+        unsupported(|transaction| commit::check(&mut self.socket, &table, Owner::Anybody, transaction))
     }
 }
 
@@ -64,7 +65,7 @@ fn unsupported(mut check: impl FnMut(&Transaction) -> Result<(), Error>) -> Resu
 }
 
 /// What the kernel has against a try; none where it is no verdict on what was tried: no permission, no memory, no answer.
-fn refusal(error: &Error) -> Option<String> {
+pub(crate) fn refusal(error: &Error) -> Option<String> {
     let lasting = |errno: i32| !matches!(errno, libc::EPERM | libc::EACCES | libc::ENOMEM | libc::ENOBUFS | libc::EINTR | libc::EAGAIN);
     match error {
         Error::Refused { first, .. } => lasting(first.errno).then(|| first.text.clone()),

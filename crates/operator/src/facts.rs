@@ -102,8 +102,8 @@ pub struct Said {
 
 impl Said {
     fn of(report: &NodeReport) -> (NodeName, Said) {
-        let conditions = report.status.iter().flat_map(|status| &status.conditions);
-        let intact = conditions.filter(|condition| condition.type_ == api::condition::RULESET_INTACT).last().cloned();
+        let mut conditions = report.status.iter().flat_map(|status| &status.conditions);
+        let intact = conditions.find(|condition| condition.type_ == api::condition::RULESET_INTACT).cloned();
         let uid = report.metadata.uid.clone().unwrap_or_default();
         (NodeName(report.metadata.name.clone().unwrap_or_default()), Said { uid, intact })
     }
