@@ -4,11 +4,11 @@
 //! different times since their agents started at different times; nobody watches reports but the operator, which sums counts up at a pace of
 //! its own. `--counts-interval` stretches it for more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use api::PacketCounts;
-use policy::model::{Direction, GroupRef, GroupRules};
+use policy::model::{Direction, GroupRef, GroupRules, Rule};
 use ruleset::{Counter, group_denied_counter, rule_counter};
 use tokio::time::Instant;
 
@@ -49,10 +49,9 @@ fn packets(counters: &BTreeMap<String, Counter>, group: &GroupRef, rules: &Group
     let of = |name: &str| counters.get(name).map_or(0, |counter| counter.packets);
     let told = |packets: u64| i64::try_from(packets).unwrap_or(i64::MAX);
     let denied = |direction| told(of(&group_denied_counter(direction, group)));
-    // Two rules may say the same (S22), and then have one id and one counter.
-    let allowed = |direction, rules: &std::collections::BTreeSet<policy::model::Rule>| {
-        let names: std::collections::BTreeSet<String> = rules.iter().map(|rule| rule_counter(direction, group, &rule.id)).collect();
-        told(names.iter().fold(0, |sum, name| sum.saturating_add(of(name))))
+    let allowed = |direction, rules: &BTreeSet<Rule>| {
+        let each = rules.iter().map(|rule| of(&rule_counter(direction, group, &rule.id)));
+        told(each.fold(0, u64::saturating_add))
     };
     PacketCounts {
         ingress_allowed: allowed(Direction::Ingress, &rules.ingress),

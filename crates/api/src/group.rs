@@ -230,8 +230,8 @@ pub struct SecurityGroupStatus {
     /// Nodes that have a member.
     #[serde(default)]
     pub nodes: NodeCounts,
-    /// What its rules have allowed and denied, on all nodes together. About two minutes old at most; older where there are more than 1,200
-    /// groups, by a minute for each 1,200.
+    /// What its rules have allowed and denied, on all nodes together. Three minutes old at most; older where there are more than 1,200 groups,
+    /// by a minute for each 1,200.
     #[serde(default)]
     pub packets: PacketCounts,
     /// Ready, Accepted, Programmed, StaleRules, WithinQuota; Deletable while it is being deleted.
