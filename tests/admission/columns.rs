@@ -22,7 +22,7 @@ pub fn shown(server: &Server) -> Result<()> {
     for (kind, status) in [
         (
             "sg",
-            json!({ "groupId": "sg-0c1f6c1c2f0a4b7d1", "members": 12, "rules": { "ingress": 6, "egress": 1, "stale": 0 }, "nodes": nodes, "conditions": [condition("Programmed", "AllNodes")] }),
+            json!({ "groupId": "sg-0c1f6c1c2f0a4b7d1", "members": 12, "rules": { "ingress": 6, "egress": 1, "stale": 0 }, "packets": { "ingressAllowed": 1, "ingressDenied": 2, "egressAllowed": 3, "egressDenied": 4 }, "nodes": nodes, "conditions": [condition("Programmed", "AllNodes")] }),
         ),
         (
             "sgatt",
@@ -39,7 +39,12 @@ pub fn shown(server: &Server) -> Result<()> {
     }
     for (kind, wide, header, row) in [
         ("sg", false, "NAME INGRESS EGRESS MEMBERS NODES PROGRAMMED AGE", "web 6 1 12 3/3 True"),
-        ("sg", true, "NAME INGRESS EGRESS MEMBERS NODES PROGRAMMED AGE GROUP-ID DESCRIPTION", "web 6 1 12 3/3 True"),
+        (
+            "sg",
+            true,
+            "NAME INGRESS EGRESS MEMBERS NODES PROGRAMMED AGE INGRESS-DENIED EGRESS-DENIED GROUP-ID DESCRIPTION",
+            "web 6 1 12 3/3 True",
+        ),
         ("sgatt", false, "NAME GROUPS ENDPOINTS NODES PROGRAMMED AGE", r#"web ["web","common"] 12 3/3 True"#),
         ("sgatt", true, "NAME GROUPS ENDPOINTS NODES PROGRAMMED AGE ACCEPTED SKIPPED", r#"web ["web","common"] 12 3/3 True"#),
         ("sgpl", false, "NAME FAMILY ENTRIES MAX-ENTRIES REFERENCED-BY NODES PROGRAMMED AGE", "web IPv4 3 20 2 3/3 True"),

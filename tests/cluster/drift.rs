@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 
-use super::fixture::{condition, metric, report, run_server, start, until};
+use super::fixture::{condition, metric, report, rules, run_server, start, until};
 
 /// Each opens or closes something.
 const EDITS: [&str; 5] = [
@@ -15,12 +16,30 @@ const EDITS: [&str; 5] = [
     "delete table inet k8s-sg",
 ];
 
+/// Whether the node's kernel, Linux 6.9 or newer, lets nobody but the agent at its table.
+fn persists(report: &Value) -> bool {
+    let version = report["kernel"]["version"].as_str().unwrap_or_default();
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 9)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn p12_what_hands_do_to_the_table_is_put_right_within_a_second() -> Result<()> {
     let cluster = start("drift").await?;
     tokio::task::block_in_place(|| {
         run_server(&cluster)?;
         let node = cluster.node(0);
+        // Where the kernel lets nobody else at the table, there is nothing to put right.
+        let guarded = rules(&cluster, 0)?;
+        if persists(&report(&cluster, 0)?) {
+            for edit in EDITS {
+                ensure!(node.nft(edit).is_err() && rules(&cluster, 0)? == guarded, "`{edit}` by a stranger");
+            }
+        }
+        ensure!(condition(&report(&cluster, 0)?, "RulesetIntact").0 == "True", "{}", report(&cluster, 0)?);
+
+        cluster.kubectl(&["set", "env", "daemonset/agent", "--namespace=kube-security-groups", "OWN_TABLE=false"])?;
+        cluster.kubectl(&["rollout", "status", "daemonset/agent", "--namespace=kube-security-groups", "--timeout=60s"])?;
         // Line by line in order: a table that is made anew lists its objects in another one. Empty where there is no table.
         let ruleset = || {
             let text = node.run(&["nft", "--stateless", "list", "table", "inet", "k8s-sg"]).unwrap_or_default();
@@ -46,6 +65,12 @@ async fn p12_what_hands_do_to_the_table_is_put_right_within_a_second() -> Result
         println!("{} edits by hand, each put right within {} ms", EDITS.len(), slowest.as_millis());
         ensure!(slowest < Duration::from_secs(1), "put right only after {slowest:?}");
         ensure!(repairs()? == before + EDITS.len() as u64, "{} repairs of {}", repairs()? - before, EDITS.len());
-        until("the node says so", || Ok(condition(&report(&cluster, 0)?, "RulesetIntact") == ("False".into(), "Repaired".into())))
+        until("the node says so", || Ok(condition(&report(&cluster, 0)?, "RulesetIntact") == ("False".into(), "RulesetRepaired".into())))?;
+        // Where people look; one event for them all.
+        let described = || cluster.kubectl(&["describe", "nodereport", node.name()]);
+        until("its description shows the event", || Ok(described()?.contains("RulesetRepaired")))?;
+        let events: Vec<String> = described()?.lines().filter(|line| line.contains("Warning")).map(str::to_owned).collect();
+        ensure!(events.len() == 1 && events[0].contains("somebody else changed the table"), "{events:#?}");
+        Ok(())
     })
 }

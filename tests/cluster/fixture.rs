@@ -142,6 +142,13 @@ pub fn report(cluster: &Cluster, node: usize) -> Result<Value> {
     Ok(serde_json::from_str::<Value>(&json)?["status"].take())
 }
 
+/// The rules in a node's kernel, line by line as `nft` lists them; without whose the table is, which it says behind the name and in a line of
+/// flags.
+pub fn rules(cluster: &Cluster, node: usize) -> Result<Vec<String>> {
+    let text = cluster.node(node).run(&["nft", "--stateless", "list", "table", "inet", "k8s-sg"])?;
+    Ok(text.lines().skip(1).filter(|line| !line.starts_with("\tflags")).map(str::to_owned).collect())
+}
+
 /// Status and reason of a condition.
 pub fn condition(status: &Value, type_: &str) -> (String, String) {
     let found = status["conditions"].as_array().into_iter().flatten().find(|condition| condition["type"] == type_);

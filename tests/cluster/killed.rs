@@ -7,7 +7,7 @@ use lab::Cluster;
 
 use tests::undisturbed;
 
-use super::fixture::{Running, run_server, running, start};
+use super::fixture::{Running, rules, run_server, running, start};
 
 /// 1,000 flows a second that are allowed and as many that are denied, while something is done that takes some seconds.
 fn under_streams(cluster: &Cluster, to: std::net::IpAddr, work: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -45,7 +45,7 @@ async fn s41_p07_p45_whoever_is_killed_no_verdict_changes() -> Result<()> {
     let cluster = start("killed").await?;
     let addresses = tokio::task::block_in_place(|| run_server(&cluster))?;
     let [v4, v6] = addresses[..] else { anyhow::bail!("a dual-stack pod: {addresses:?}") };
-    let ruleset = || cluster.node(0).run(&["nft", "--stateless", "list", "table", "inet", "k8s-sg"]);
+    let ruleset = || rules(&cluster, 0);
 
     tokio::task::block_in_place(|| {
         under_streams(&cluster, v4, || {

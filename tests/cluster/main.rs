@@ -6,6 +6,7 @@
 mod absent;
 mod bridge;
 mod cases;
+mod counts;
 mod drift;
 mod exemptions;
 mod fixture;

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::NodeReportStatus;
-use imbl::OrdMap;
 use k8s_openapi::jiff::Timestamp;
 use policy::index::Changed;
-use policy::model::{GroupRef, GroupRules};
+use policy::model::RulesOf;
 use runtime::health::Readiness;
 use runtime::patch::now;
 use runtime::shutdown::CancellationToken;
@@ -22,13 +21,15 @@ use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::report::Report;
 use crate::slices::Epoch;
+use crate::support::Support;
+use crate::tally::Tally;
 use crate::thread::{Gone, KernelThread};
 
 /// What `/readyz` waits for, beside the watches.
 const FIRST_SYNC: &str = "first sync";
 
 /// How often the kernel's counters become metrics.
-const COUNT: Duration = Duration::from_secs(10);
+pub const COUNT: Duration = Duration::from_secs(10);
 
 /// Everything that the loop holds.
 pub struct Agent {
@@ -42,6 +43,10 @@ pub struct Agent {
     pub kernel: KernelThread,
     /// Says that somebody else has touched the table.
     pub foreign: mpsc::Receiver<()>,
+    /// What the kernel takes.
+    pub support: watch::Receiver<Support>,
+    /// When what groups have counted is told.
+    pub tally: Tally,
     /// What is said of what is in force.
     pub report: Report,
     /// To the reporter.
@@ -51,7 +56,7 @@ pub struct Agent {
     /// Counts.
     pub metrics: Metrics,
     /// The rules in force.
-    pub rules: OrdMap<GroupRef, Arc<GroupRules>>,
+    pub rules: RulesOf,
     /// A first sync has succeeded.
     pub synced: bool,
 }
@@ -74,11 +79,19 @@ impl Agent {
                     }
                 }
                 Some(()) = self.foreign.recv() => pace.suspect(Instant::now()),
+                Ok(()) = self.support.changed() => {
+                    self.report.support = self.support.borrow_and_update().clone();
+                    pace.suspect(Instant::now());
+                }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.sync(&mut pace).await?,
                 _ = count.tick(), if self.synced => {
                     let counters = self.kernel.counters().await?;
                     self.metrics.counted(&counters);
                     self.metrics.counted_of(&counters, &self.rules);
+                    let packets = self.tally.take(&counters, &self.rules, Instant::now());
+                    if let Some(status) = packets.and_then(|packets| self.report.counted(packets)) {
+                        self.reports.send_replace(Some(status));
+                    }
                 }
                 () = shutdown.cancelled() => return Ok(()),
             }

@@ -12,7 +12,7 @@
 //! 2. Nothing is committed before every watch, that of the named groups' slices included, has delivered its first list.
 //! 3. The table outlives the program (S41): it is taken over at the start and left at the end, whatever the end.
 //! 4. What is reported is in force: only a commit hands out [`enforce::Committed`], and only of that a report is made; and of no group as
-//!    long as packets pass beside the rules ([`bridge`]).
+//!    long as packets pass beside the rules ([`bridge`]), or the kernel lacks something that rules consist of ([`support`]).
 //!
 //! Not here: what rules mean (`policy`), how nftables says it (`ruleset`), how the kernel is told (`netlink`), watches (`runtime`).
 
@@ -24,6 +24,8 @@ mod pace;
 mod report;
 mod reporter;
 mod slices;
+mod support;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -33,6 +35,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::agent::{enforce, plan};
 use anyhow::Context;
@@ -44,12 +47,14 @@ use runtime::watch::Watches;
 use runtime::{client, health, logs, shutdown};
 use tokio::sync::{mpsc, watch};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, COUNT};
 use crate::bridge::Bridges;
 use crate::facts::{Facts, Message};
 use crate::metrics::Metrics;
 use crate::report::Report;
 use crate::reporter::Reporter;
+use crate::support::Support;
+use crate::tally::Tally;
 use crate::thread::KernelThread;
 
 /// Enforces security groups on one node.
@@ -73,6 +78,13 @@ struct Options {
     /// do not. With false it is only reported.
     #[arg(long, env = "SET_BRIDGE_NETFILTER", default_value_t = true, action = clap::ArgAction::Set)]
     set_bridge_netfilter: bool,
+    /// Whether nobody but this program may change the table while it runs: hands and other programs get EPERM, and `nft flush ruleset` passes
+    /// it by. Needs Linux 6.9; on an older one the table is anybody's, and what they do to it is put right.
+    #[arg(long, env = "OWN_TABLE", default_value_t = true, action = clap::ArgAction::Set)]
+    own_table: bool,
+    /// Seconds between two reports of what groups have counted, 10 at least: each is a write of this node's report where counts have changed.
+    #[arg(long, env = "COUNTS_INTERVAL", default_value_t = 60, value_parser = clap::value_parser!(u32).range(10..))]
+    counts_interval: u32,
     /// What is logged, in the syntax of RUST_LOG, which wins where it is set.
     #[arg(long, default_value = logs::DEFAULT_FILTER)]
     log: String,
@@ -128,8 +140,12 @@ async fn run(options: Options) -> anyhow::Result<()> {
     require_net_admin()?;
     let set = options.set_bridge_netfilter;
     let (touched, foreign) = mpsc::channel(1);
-    let open = || {
-        let kernel = Nftables::open()?;
+    let (support, mut supported) = watch::channel(Support::default());
+    let own = options.own_table;
+    let open = move || {
+        let mut kernel = if own { Nftables::open_as_owner()? } else { Nftables::open()? };
+        tracing::info!(own_table = kernel.is_owner(), "connected to nftables");
+        support::find_out(&mut kernel, support)?;
         tell_of(kernel.changes()?, touched)?;
         Ok(kernel)
     };
@@ -156,13 +172,27 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let Service { namespace, name } = &options.cluster_dns;
     let _dns = exempt.contains(&Exemption::ClusterDns).then(|| watches.dns(namespace, name, Message::Fact));
     let reporter = Reporter::new(&client, node.clone());
-    let report = Report::continuing(reporter.earlier().await);
+    let mut report = Report::continuing(reporter.earlier().await);
+    report.support = supported.borrow_and_update().clone();
     let (reports, wanted) = watch::channel(None);
     let reporter = tokio::spawn(reporter.run(wanted));
 
     let (facts, watches) = (Facts::new(node, exempt), Arc::new(watches));
-    let agent =
-        Agent { facts, watches, messages, kernel, foreign, report, reports, readiness, metrics, rules: Default::default(), synced: false };
+    let agent = Agent {
+        facts,
+        watches,
+        messages,
+        kernel,
+        foreign,
+        support: supported,
+        tally: Tally::new(Duration::from_secs(options.counts_interval.into()), COUNT),
+        report,
+        reports,
+        readiness,
+        metrics,
+        rules: Default::default(),
+        synced: false,
+    };
     tokio::select! {
         ended = agent.run(shutdown) => ended?,
         // Without it the status would speak of the past for ever: better to be started again.

@@ -1,11 +1,9 @@
 //! What can be counted of the loop.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use imbl::OrdMap;
-use policy::model::{Direction, Exemption, GroupRef, GroupRules};
+use policy::model::{Direction, Exemption, GroupRef, RulesOf};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -140,7 +138,7 @@ impl Metrics {
     }
 
     /// The same of the rules in force, and of the groups that they are of. What is not in force any more has no series.
-    pub fn counted_of(&mut self, counters: &BTreeMap<String, ruleset::Counter>, groups: &OrdMap<GroupRef, Arc<GroupRules>>) {
+    pub fn counted_of(&mut self, counters: &BTreeMap<String, ruleset::Counter>, groups: &RulesOf) {
         let mut shown = BTreeSet::new();
         let labels = |group: &GroupRef, direction: Direction| {
             vec![("namespace", group.namespace.clone()), ("group", group.name.clone()), ("direction", direction.to_string())]

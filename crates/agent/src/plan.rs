@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use api::{AppliedGroup, AppliedObject, Exempted, ReportedProblem};
-use imbl::OrdMap;
-use policy::model::{Exemption, GroupRef, GroupRules, NodeName, NodePolicy};
+use policy::model::{Exemption, GroupRef, GroupRules, NodeName, NodePolicy, RulesOf};
 use policy::{Cluster, Compiled, Compiler, resolve};
 use ruleset::{Lowering, Op, Ruleset, exemption_counter};
 
@@ -18,7 +16,7 @@ pub struct Plan {
     /// The table.
     pub ruleset: Ruleset,
     /// The rules of the groups that have a say here, each of which has its counters in the table.
-    pub rules: OrdMap<GroupRef, Arc<GroupRules>>,
+    pub rules: RulesOf,
     /// The groups with an endpoint here.
     pub groups: Vec<AppliedGroup>,
     /// Those of them that are not in force as written yet, because a group that they name has not been seen as a whole.
@@ -139,6 +137,8 @@ fn groups(cluster: &Cluster, compiled: &Compiled) -> Vec<AppliedGroup> {
                 uid: facts.uid.clone(),
                 generation: facts.generation,
                 endpoints,
+                // Counted later.
+                packets: Default::default(),
             })
         })
         .collect()

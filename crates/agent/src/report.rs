@@ -1,6 +1,8 @@
 //! What is said of what is in force.
 
-use api::{AppliedGroup, NodeReportStatus, ReportedProblem};
+use std::collections::BTreeMap;
+
+use api::{AppliedGroup, NodeReportStatus, PacketCounts, ReportedProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::SignedDuration;
 use policy::model::GroupRef;
@@ -9,6 +11,7 @@ use runtime::condition::{Status, Wanted, merge};
 use crate::bridge::Bridging;
 use crate::enforce::{Committed, Failure};
 use crate::plan::Plan;
+use crate::support::Support;
 
 /// The last report, from which the next is made.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +19,10 @@ pub struct Report {
     status: NodeReportStatus,
     /// What the last look at the node's bridges found. While packets pass beside the rules, no group is said to be in force here.
     pub bridging: Bridging,
+    /// What the kernel takes. While it lacks something, no group is said to be in force here either.
+    pub support: Support,
+    /// What each group had counted when it was last looked at: it stands in every report until the next look.
+    packets: BTreeMap<GroupRef, PacketCounts>,
     /// When somebody else's changes of the table were last put right, and how often since this program started.
     repaired: Option<(Time, u64)>,
 }
@@ -26,7 +33,22 @@ const REMEMBERED: SignedDuration = SignedDuration::from_mins(10);
 impl Report {
     /// Goes on from what an earlier run of this program reported.
     pub fn continuing(status: NodeReportStatus) -> Report {
-        Report { status, ..Report::default() }
+        let packets = status.groups.iter().map(|group| (name_of(group), group.packets)).collect();
+        Report { status, packets, ..Report::default() }
+    }
+
+    /// What groups have counted by now; none where that is what was said last.
+    pub fn counted(&mut self, packets: BTreeMap<GroupRef, PacketCounts>) -> Option<NodeReportStatus> {
+        let before = self.status.groups.clone();
+        self.packets = packets;
+        self.tell_packets();
+        (self.status.groups != before).then(|| self.status.clone())
+    }
+
+    fn tell_packets(&mut self) {
+        for group in &mut self.status.groups {
+            group.packets = self.packets.get(&name_of(group)).copied().unwrap_or_default();
+        }
     }
 
     /// What was said last.
@@ -64,6 +86,8 @@ impl Report {
             exemptions: plan.exemptions.clone(),
             problems: told(&plan.problems),
             ruleset_hash: committed.hash.clone(),
+            // Said below.
+            kernel: None,
             last_commit: committed.last_commit.clone().or_else(|| self.status.last_commit.clone().filter(|_| same_table)),
             conditions: std::mem::take(&mut self.status.conditions),
         };
@@ -88,15 +112,23 @@ impl Report {
         self.said(ready, now)
     }
 
-    /// The report with its conditions. Rules that packets do not meet are in the kernel and not in force.
+    /// The report with its conditions. Rules that packets do not meet are in the kernel and not in force, and of what the kernel lacks nobody
+    /// knows which rule needs it next.
     fn said(&mut self, ready: Wanted, now: &Time) -> NodeReportStatus {
-        self.status.conditions = merge(&self.status.conditions, vec![ready, self.bridging.condition(), self.intact(now)], None, now);
+        let ready = match self.support.lacks() {
+            true => Wanted { type_: api::condition::READY, ..self.support.condition() },
+            false => ready,
+        };
+        let wanted = vec![ready, self.support.condition(), self.bridging.condition(), self.intact(now)];
+        self.status.conditions = merge(&self.status.conditions, wanted, None, now);
+        self.status.kernel = Some(self.support.report());
         self.bridging.tell(&mut self.status.problems);
-        if self.bridging.escapes() {
+        if self.bridging.escapes() || self.support.lacks() {
             self.status.groups.clear();
             self.status.attachments.clear();
             self.status.prefix_lists.clear();
         }
+        self.tell_packets();
         self.status.clone()
     }
 
@@ -109,7 +141,7 @@ impl Report {
                     "somebody else changed the table inet k8s-sg; it was put right at {}, {times} times since this agent started",
                     at.0
                 );
-                (Status::False, "Repaired", message)
+                (Status::False, "RulesetRepaired", message)
             }
         };
         Wanted { type_: api::condition::RULESET_INTACT, status, reason: reason.into(), message }
@@ -118,13 +150,17 @@ impl Report {
     /// A group that names one whose members have not all been seen is not in force as written: it stays at the generation that was in
     /// force as a whole, if there was one.
     fn in_force(&self, plan: &Plan, group: &AppliedGroup) -> Option<AppliedGroup> {
-        let name = GroupRef { namespace: group.namespace.clone(), name: group.name.clone() };
+        let name = name_of(group);
         if !plan.incomplete.contains(&name) {
             return Some(group.clone());
         }
         let before = self.status.groups.iter().find(|before| before.namespace == group.namespace && before.name == group.name)?;
         (before.uid == group.uid).then(|| AppliedGroup { generation: before.generation, ..group.clone() })
     }
+}
+
+fn name_of(group: &AppliedGroup) -> GroupRef {
+    GroupRef { namespace: group.namespace.clone(), name: group.name.clone() }
 }
 
 /// Problems that a report tells at most: it has to stay an object that the API server stores, whatever is written in all namespaces.

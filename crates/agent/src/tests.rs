@@ -26,6 +26,8 @@ mod membership;
 mod pacing;
 mod prefix_lists;
 mod refused;
+mod support;
+mod tallying;
 
 fn metadata(name: &str, generation: i64) -> ObjectMeta {
     ObjectMeta {
@@ -159,6 +161,8 @@ struct Node {
     facts: Facts<OpenWatch>,
     enforcement: Enforcement<Flaky>,
     report: Report,
+    /// The rules in force.
+    rules: policy::model::RulesOf,
     watched: Watched,
     epochs: RefCell<Vec<Epoch>>,
     seconds: Cell<i64>,
@@ -170,6 +174,7 @@ impl Node {
             facts: Facts::new(NodeName("n1".into()), Exemption::DEFAULT.into()),
             enforcement: Enforcement::new(kernel),
             report: Report::default(),
+            rules: Default::default(),
             watched: Watched::default(),
             epochs: RefCell::default(),
             seconds: Cell::new(0),
@@ -226,6 +231,7 @@ impl Node {
         Some(match self.enforcement.enforce(plan, || now.clone()) {
             Ok(committed) => {
                 self.facts.committed();
+                self.rules.clone_from(&committed.value().rules);
                 Ok(self.report.committed(&committed, &now))
             }
             Err(failure) => {

@@ -66,5 +66,6 @@ fn is_news(written: &NodeReportStatus, wanted: &NodeReportStatus) -> bool {
         || written.prefix_lists != wanted.prefix_lists
         || written.exemptions != wanted.exemptions
         || written.problems != wanted.problems
+        || written.kernel != wanted.kernel
         || !same(&written.conditions, &wanted.conditions)
 }

@@ -12,6 +12,8 @@ pub const STALE_RULES: &str = "StaleRules";
 pub const BRIDGE_TRAFFIC_FILTERED: &str = "BridgeTrafficFiltered";
 /// Nobody but the agent has changed the node's table of late; False for some minutes after it was put right. Of a NodeReport.
 pub const RULESET_INTACT: &str = "RulesetIntact";
+/// The node's kernel takes everything that rules consist of; while it is False nothing is in force there. Of a NodeReport.
+pub const KERNEL_SUPPORTED: &str = "KernelSupported";
 /// Not over a limit (S24).
 pub const WITHIN_QUOTA: &str = "WithinQuota";
 /// False while the object is marked for deletion and something still names it; absent otherwise.

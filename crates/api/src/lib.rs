@@ -32,7 +32,10 @@ pub use group::{
     SecurityGroupSpec, SecurityGroupStatus,
 };
 pub use member_slice::MemberSlice;
-pub use node_report::{AppliedGroup, AppliedObject, Exempted, NodeReport, NodeReportSpec, NodeReportStatus, ReportedProblem};
+pub use node_report::{
+    AppliedGroup, AppliedObject, Exempted, KernelReport, NodeReport, NodeReportSpec, NodeReportStatus, PacketCounts, ReportedProblem,
+    UnsupportedFeature,
+};
 pub use prefix_list::{AddressFamily, PrefixList, PrefixListEntry, PrefixListSpec, PrefixListStatus};
 pub use preset::{Preset, PresetTraffic};
 pub use stored::{Stored, read};

@@ -62,7 +62,10 @@ pub struct NodeReportStatus {
     /// When the kernel's ruleset last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_commit: Option<Time>,
-    /// Ready, BridgeTrafficFiltered, RulesetIntact.
+    /// The node's kernel, and what it lacks. Found out when the agent starts, by trying.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelReport>,
+    /// Ready, KernelSupported, BridgeTrafficFiltered, RulesetIntact.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -82,6 +85,68 @@ pub struct AppliedGroup {
     pub generation: i64,
     /// Endpoints of this node in the group.
     pub endpoints: i64,
+    /// What its rules have allowed and denied on this node. Refreshed once a minute at most; left out where nothing has been counted.
+    #[serde(default, skip_serializing_if = "PacketCounts::is_none")]
+    pub packets: PacketCounts,
+}
+
+/// Packets that a group's rules have allowed and denied, as its members see them. Counted where they are in force: what has been counted goes
+/// with a rule that is changed or removed, with a node, and with the last member on a node, so that a number may also fall.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct PacketCounts {
+    /// First packets of inbound connections that a rule of the group allowed, and each packet of ICMP and of UDP without an answer. Rules that
+    /// are many on one port are merged, and are not in it.
+    #[serde(default)]
+    pub ingress_allowed: i64,
+    /// Packets to members that none of the pod's groups allowed.
+    #[serde(default)]
+    pub ingress_denied: i64,
+    /// The same as `ingressAllowed` of what members send.
+    #[serde(default)]
+    pub egress_allowed: i64,
+    /// Packets from members that none of the pod's groups allowed.
+    #[serde(default)]
+    pub egress_denied: i64,
+}
+
+impl PacketCounts {
+    /// Nothing has been counted.
+    pub fn is_none(&self) -> bool {
+        *self == PacketCounts::default()
+    }
+}
+
+impl std::iter::Sum for PacketCounts {
+    fn sum<I: Iterator<Item = PacketCounts>>(counts: I) -> PacketCounts {
+        counts.fold(PacketCounts::default(), |sum, more| PacketCounts {
+            ingress_allowed: sum.ingress_allowed.saturating_add(more.ingress_allowed),
+            ingress_denied: sum.ingress_denied.saturating_add(more.ingress_denied),
+            egress_allowed: sum.egress_allowed.saturating_add(more.egress_allowed),
+            egress_denied: sum.egress_denied.saturating_add(more.egress_denied),
+        })
+    }
+}
+
+/// What a node's kernel is, and what it lacks.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelReport {
+    /// Its release, as `uname -r` says it.
+    pub version: String,
+    /// What rules consist of and this kernel does not take; empty where it takes everything. While there is any, nothing is in force here.
+    #[serde(default)]
+    pub unsupported: Vec<UnsupportedFeature>,
+}
+
+/// Something that this kernel does not take.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct UnsupportedFeature {
+    /// What it is.
+    pub feature: String,
+    /// What the kernel said.
+    pub error: String,
 }
 
 /// One attachment or prefix list as it is in force on a node.

@@ -13,6 +13,7 @@ use crate::error::{Error, Malformed, describe};
 use crate::expression::OBJECT_COUNTER;
 use crate::message::{Body, Message};
 use crate::object::{Chain, Object, Rule, Set, Table, name};
+use crate::owner::Owner;
 
 /// An element of a set has at most 28 bytes in a message, whose list of elements has at most 64 KiB.
 const SET_ELEMENTS: usize = 1_000;
@@ -36,13 +37,18 @@ pub(crate) const fn key_type(family: Family) -> (u32, u32) {
     }
 }
 
-/// The messages of a transaction, each with the place of the op that it belongs to. An op may need none, or several.
-pub(crate) fn encode(transaction: &Transaction) -> Result<Vec<(usize, Message)>, Error> {
+/// The messages of a transaction on a table, each with the place of the op that it belongs to. An op may need none, or several.
+pub(crate) fn encode(table: &CStr, owner: Owner, transaction: &Transaction) -> Result<Vec<(usize, Message)>, Error> {
     let mut messages = Vec::with_capacity(transaction.ops.len());
-    let table = table_name();
+    // What stands before it only makes it legal: a table that is there already may be of any kind.
+    let deleted = transaction.ops.iter().rposition(|op| *op == Op::DeleteTable);
     for (index, op) in transaction.ops.iter().enumerate() {
         let mut push = |kind: i32, flags: i32, body: Body| messages.push((index, Message::new(kind, flags, body)));
-        step(&table, op, &mut push).map_err(|reason| Error::Malformed { index, op: describe(op), reason })?;
+        if *op == Op::AddTable && deleted.is_none_or(|deleted| index > deleted) {
+            push(libc::NFT_MSG_NEWTABLE, ADD, new_table(table, owner));
+            continue;
+        }
+        step(table, op, &mut push).map_err(|reason| Error::Malformed { index, op: describe(op), reason })?;
     }
     Ok(messages)
 }
@@ -126,6 +132,15 @@ fn step(table: &CStr, op: &Op, push: &mut impl FnMut(i32, i32, Body)) -> Result<
 fn table_body(table: &CStr) -> Body {
     let mut raw = Table::new();
     raw.set_text(Table::NAME, table);
+    Body::Table(raw)
+}
+
+fn new_table(table: &CStr, owner: Owner) -> Body {
+    let mut raw = Table::new();
+    raw.set_text(Table::NAME, table);
+    if owner != Owner::Anybody {
+        raw.set_number(Table::FLAGS, owner.flags());
+    }
     Body::Table(raw)
 }
 

@@ -1,7 +1,8 @@
 //! Saying it to the kernel.
 //!
 //! *In:* a [`ruleset::Transaction`]. *Out:* one batch through nftnl and mnl, and what the kernel answered; the other way round, the table
-//! as the kernel has it as a [`ruleset::Ruleset`], and its counters; and the news that somebody else has touched it.
+//! as the kernel has it as a [`ruleset::Ruleset`], and its counters; the news that somebody else has touched it; and what of all this the
+//! kernel does not take.
 //!
 //! ```text
 //! Transaction ─ encode ─▶ messages ─ commit ─▶ one sendmsg          rule ─ assemble ─▶ expressions ─▶ libnftnl
@@ -9,7 +10,8 @@
 //! ```
 //!
 //! Invariants
-//! 1. One table, `inet k8s-sg`: no other is read, and no other is written. Of devices, only a bridge's switches that decide whether nftables
+//! 1. One table, `inet k8s-sg`: no other is read, and no other is written; what the kernel takes is tried in one that never comes
+//!    to be. Of devices, only a bridge's switches that decide whether nftables
 //!    sees its packets at all.
 //! 2. A transaction is one batch in one `sendmsg`: all of it or nothing.
 //! 3. Whatever the kernel answers is an answer or an [`Error`], never a panic.
@@ -33,6 +35,8 @@ mod field;
 mod load;
 mod message;
 mod object;
+mod owner;
+mod probe;
 mod recognize;
 mod socket;
 
@@ -43,18 +47,35 @@ use ruleset::{Counter, Kernel, Ruleset, Transaction};
 pub use changes::Changes;
 pub use devices::{Bridge, Devices};
 pub use error::{Error, Refusal};
+pub use probe::Unsupported;
 
+use owner::Owner;
 use socket::Socket;
 
 /// The nftables of one network namespace: a long-lived netlink socket.
 pub struct Nftables {
     socket: Socket,
+    owner: Owner,
 }
 
 impl Nftables {
     /// Opens the socket, in the network namespace that the calling thread is in; it stays with that namespace.
     pub fn open() -> Result<Nftables, Error> {
-        Ok(Nftables { socket: Socket::open().map_err(Error::Open)? })
+        Ok(Nftables { socket: Socket::open().map_err(Error::Open)?, owner: Owner::Anybody })
+    }
+
+    /// The same, and nobody else shall be able to change the table as long as the socket is open, where the kernel leaves such a table in
+    /// force when the socket closes: Linux 6.9 and newer, found out by trying. A table that another owner has left is adopted when it is
+    /// loaded; one that was made otherwise is loaded as nothing that we have written, and so replaced as a whole.
+    pub fn open_as_owner() -> Result<Nftables, Error> {
+        let mut kernel = Nftables::open()?;
+        kernel.owner = Owner::possible(&mut kernel.socket)?;
+        Ok(kernel)
+    }
+
+    /// Whether the table that this socket makes or adopts is its own.
+    pub fn is_owner(&self) -> bool {
+        self.owner == Owner::Us
     }
 }
 
@@ -62,11 +83,12 @@ impl Kernel for Nftables {
     type Error = Error;
 
     fn load(&mut self) -> Result<Option<Ruleset>, Error> {
-        load::load(&mut self.socket)
+        self.owner.adopt(&mut self.socket)?;
+        load::load(&mut self.socket, self.owner)
     }
 
     fn commit(&mut self, transaction: &Transaction) -> Result<(), Error> {
-        commit::commit(&mut self.socket, transaction)
+        commit::commit(&mut self.socket, self.owner, transaction)
     }
 
     fn refused(error: &Error) -> Vec<usize> {

@@ -17,6 +17,7 @@ use crate::expression::OBJECT_COUNTER;
 use crate::field::address;
 use crate::message::{Body, Message};
 use crate::object::{self, Chain, Flowtable, Object, Rule, Table};
+use crate::owner::Owner;
 use crate::recognize::recognize;
 use crate::socket::{Reply, Socket};
 
@@ -46,11 +47,11 @@ pub(crate) fn counters(socket: &mut Socket) -> Result<BTreeMap<String, Counter>,
 ///
 /// It takes several listings. They belong together where nobody committed anything meanwhile, or where two readings in a row agree (on a
 /// node where others commit all the time).
-pub(crate) fn load(socket: &mut Socket) -> Result<Option<Ruleset>, Error> {
+pub(crate) fn load(socket: &mut Socket, owner: Owner) -> Result<Option<Ruleset>, Error> {
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let before = generation(socket)?;
-        let reading = match read(socket) {
+        let reading = match read(socket, owner) {
             // A set went away between two listings.
             Err(error) if error.is_not_found() => continue,
             reading => reading?,
@@ -73,8 +74,9 @@ fn list<T>(socket: &mut Socket, what: &'static str, kind: i32, body: Body, read:
     socket.ask(what, &Message::new(kind, libc::NLM_F_DUMP, body), read)
 }
 
-fn read(socket: &mut Socket) -> Result<Option<Ruleset>, Error> {
-    if !table_is_ours(socket)? || has_flowtables(socket)? {
+fn read(socket: &mut Socket, owner: Owner) -> Result<Option<Ruleset>, Error> {
+    let plain = |table: &Table| table.number(Table::FLAGS) == owner.flags() && !table.is_set(Table::USERDATA);
+    if our_table(socket, plain)? != Some(true) || has_flowtables(socket)? {
         return Ok(None);
     }
     let mut ruleset = Ruleset::default();
@@ -113,13 +115,13 @@ fn ours_only<T>(items: Vec<Item<T>>) -> Option<Vec<T>> {
     items.collect()
 }
 
-fn table_is_ours(socket: &mut Socket) -> Result<bool, Error> {
+/// Whether our table is such a one; none where there is no table.
+pub(crate) fn our_table(socket: &mut Socket, is_such: impl Fn(&Table) -> bool) -> Result<Option<bool>, Error> {
     let tables = list(socket, "tables", libc::NFT_MSG_GETTABLE, Body::Empty, |reply| {
         let table = Table::parse(reply)?;
-        let plain = table.number(Table::FLAGS) == 0 && !table.is_set(Table::USERDATA);
-        (table.text(Table::NAME)? == table_name()).then_some(plain)
+        (table.text(Table::NAME)? == table_name()).then(|| is_such(&table))
     })?;
-    Ok(tables.into_iter().flatten().next().unwrap_or(false))
+    Ok(tables.into_iter().flatten().next())
 }
 
 fn has_flowtables(socket: &mut Socket) -> Result<bool, Error> {

@@ -120,6 +120,7 @@ pub fn due(facts: &Facts, resolution: &Resolution, blockers: &BTreeMap<ObjectRef
     for (group, object) in &facts.cluster.groups {
         let present = facts.group_statuses.get(group);
         let Some(mut wanted) = view.group(group) else { continue };
+        wanted.packets = facts.packets(group, &object.uid);
         stamp(&mut wanted.conditions, present.map_or(&[], |status| &status.conditions), now);
         if present != Some(&wanted) {
             due.insert(Lane::Group(group.clone(), object.uid.clone()), Work::Group(wanted));

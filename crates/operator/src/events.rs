@@ -6,20 +6,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use api::condition::{ACCEPTED, DELETABLE, PROGRAMMED, STALE_RULES, WITHIN_QUOTA};
+use api::condition::{ACCEPTED, DELETABLE, PROGRAMMED, RULESET_INTACT, STALE_RULES, WITHIN_QUOTA};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client, Resource};
+use policy::model::NodeName;
 use policy::{Cluster, Problem, missing_default_group};
 use runtime::client::in_time;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::due::{Lane, Work};
-use crate::facts::Facts;
+use crate::facts::{Facts, Said};
 use crate::write::MANAGER;
 
 /// Events of one object that may follow each other at once: an edit turns Programmed twice.
@@ -46,6 +47,8 @@ pub struct Notice {
     pub action: &'static str,
     /// The condition's message.
     pub note: String,
+    /// When it turned, where the same may be told by another run or leader too: under the same name, so that the server takes one of them.
+    pub turned: Option<Timestamp>,
 }
 
 /// What writing a status turns, from what it says now.
@@ -96,25 +99,59 @@ fn between(about: &ObjectReference, present: &[Condition], wanted: &[Condition])
         let before = of(present).map(|before| before.status);
         if before.as_deref().or(on_a_new_one) != Some(now.status.as_str()) {
             let warning = warns == Some(now.status.as_str());
-            notices.push(Notice { about: about.clone(), warning, reason: now.reason, action: type_, note: now.message });
+            notices.push(Notice { about: about.clone(), warning, reason: now.reason, action: type_, note: now.message, turned: None });
         }
     }
     notices
 }
 
-/// What has been told of namespaces, which have no status of ours: a default group that does not exist (S3).
+/// What has been told of objects whose status is not ours to write.
 #[derive(Debug, Default)]
-pub struct Told(BTreeSet<(String, String)>);
+pub struct Told {
+    /// Of namespaces: a default group that does not exist (S3).
+    namespaces: BTreeSet<(String, String)>,
+    /// Of nodes' reports: whether nobody else had changed the table, by the report's UID.
+    intact: BTreeMap<NodeName, (String, String)>,
+}
 
 impl Told {
     /// What was not told before. It is told again after it was right meanwhile.
-    pub fn news(&mut self, cluster: &Cluster) -> Vec<Notice> {
+    pub fn news(&mut self, cluster: &Cluster, reports: &BTreeMap<NodeName, Said>) -> Vec<Notice> {
+        let mut news = self.of_namespaces(cluster);
+        news.extend(self.of_reports(reports));
+        news
+    }
+
+    /// Repairs of a node's table: the first, and that there was none for a while. Those between are in the report's message.
+    fn of_reports(&mut self, reports: &BTreeMap<NodeName, Said>) -> Vec<Notice> {
+        let mut now = BTreeMap::new();
+        let mut news = Vec::new();
+        for (node, Said { uid, intact }) in reports {
+            let Some(intact) = intact else { continue };
+            let before = self.intact.get(node).filter(|(before, _)| before == uid).map_or("True", |(_, status)| status);
+            if before != intact.status {
+                news.push(Notice {
+                    about: ObjectReference { namespace: None, ..about::<api::NodeReport>("", &node.0, uid) },
+                    warning: intact.status == "False",
+                    reason: intact.reason.clone(),
+                    action: RULESET_INTACT,
+                    note: intact.message.clone(),
+                    turned: Some(intact.last_transition_time.0),
+                });
+            }
+            now.insert(node.clone(), (uid.clone(), intact.status.clone()));
+        }
+        self.intact = now;
+        news
+    }
+
+    fn of_namespaces(&mut self, cluster: &Cluster) -> Vec<Notice> {
         let mut now = BTreeSet::new();
         let mut news = Vec::new();
         for name in cluster.namespaces.keys() {
             let Some(Problem { reason, message, .. }) = missing_default_group(cluster, name) else { continue };
             let what = (name.clone(), message.clone());
-            if !self.0.contains(&what) {
+            if !self.namespaces.contains(&what) {
                 // In the namespace itself, where its users look.
                 let about = ObjectReference {
                     api_version: Some("v1".into()),
@@ -123,11 +160,12 @@ impl Told {
                     name: Some(name.clone()),
                     ..ObjectReference::default()
                 };
-                news.push(Notice { about, warning: true, reason: reason.into(), action: "DefaultGroup", note: message.clone() });
+                let (reason, note) = (reason.into(), message.clone());
+                news.push(Notice { about, warning: true, reason, action: "DefaultGroup", note, turned: None });
             }
             now.insert(what);
         }
-        self.0 = now;
+        self.namespaces = now;
         news
     }
 }
@@ -205,9 +243,11 @@ fn event(notice: Notice, now: Timestamp) -> Event {
         note.truncate(end);
         note.push('…');
     }
-    let name = format!("{}.{:x}", notice.about.name.as_deref().unwrap_or_default(), now.as_nanosecond());
+    let name = format!("{}.{:x}", notice.about.name.as_deref().unwrap_or_default(), notice.turned.unwrap_or(now).as_nanosecond());
+    // Where the server wants those of objects without a namespace.
+    let namespace = notice.about.namespace.clone().unwrap_or_else(|| "default".into());
     Event {
-        metadata: ObjectMeta { name: Some(name), namespace: notice.about.namespace.clone(), ..ObjectMeta::default() },
+        metadata: ObjectMeta { name: Some(name), namespace: Some(namespace), ..ObjectMeta::default() },
         action: Some(notice.action.into()),
         event_time: Some(MicroTime(now)),
         note: Some(note),

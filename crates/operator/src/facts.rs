@@ -1,17 +1,20 @@
 //! What the operator knows: the facts, what nodes report, the administrator's limits, and what statuses, finalizers and slices say now.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
-use api::{AttachmentStatus, NodeReport, NodeReportStatus, PrefixListStatus, SecurityGroupStatus};
+use api::{AppliedGroup, AttachmentStatus, NodeReport, NodeReportStatus, PacketCounts, PrefixListStatus, SecurityGroupStatus};
 use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::api::DynamicObject;
 use policy::index::{Changed, Key, Kind, Object};
 use policy::model::{GroupRef, NodeName, PrefixListRef};
 use policy::protection::{Blockers, blockers};
 use policy::quota::Limits;
 use policy::slices::SliceKey;
+use policy::status::packets;
 use policy::{AttachmentRef, Cluster, ObjectRef, Resolution, resolve};
 use runtime::watch::{Change, Name, Step};
 use serde::de::DeserializeOwned;
@@ -88,6 +91,24 @@ impl With<String> {
     }
 }
 
+/// Of a node's report what is told on as an event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Said {
+    /// The report's UID.
+    pub uid: String,
+    /// Whether somebody else has changed the node's table of late; none: the agent has not said.
+    pub intact: Option<Condition>,
+}
+
+impl Said {
+    fn of(report: &NodeReport) -> (NodeName, Said) {
+        let mut conditions = report.status.iter().flat_map(|status| &status.conditions);
+        let intact = conditions.find(|condition| condition.type_ == api::condition::RULESET_INTACT).cloned();
+        let uid = report.metadata.uid.clone().unwrap_or_default();
+        (NodeName(report.metadata.name.clone().unwrap_or_default()), Said { uid, intact })
+    }
+}
+
 /// The watches, each of which has to list before anything is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
@@ -112,6 +133,8 @@ pub struct Facts {
     pub cluster: Cluster,
     /// What each node has in force.
     pub reports: BTreeMap<NodeName, NodeReportStatus>,
+    /// What each of these reports says that is told on.
+    pub said: BTreeMap<NodeName, Said>,
     /// The present status of each group.
     pub group_statuses: BTreeMap<GroupRef, SecurityGroupStatus>,
     /// Which groups are held.
@@ -126,6 +149,12 @@ pub struct Facts {
     pub slice_versions: BTreeMap<SliceKey, String>,
     /// The administrator's limits.
     pub limits: Limits,
+    /// What groups have counted on all nodes, as last summed up, by their UID too.
+    packets: BTreeMap<GroupRef, (String, PacketCounts)>,
+    /// The group that was last summed up; none: all have had their turn.
+    summed: Option<GroupRef>,
+    /// Turns of this round so far.
+    turns: usize,
     listed: BTreeSet<Source>,
     resolution: Option<Arc<Resolution>>,
     blockers: Option<Arc<BTreeMap<ObjectRef, Blockers>>>,
@@ -181,12 +210,18 @@ impl Facts {
             }
             Message::Report(step) => {
                 self.note(Source::Reports, &step);
+                let said = match &step {
+                    Step::Reset(reports) => Entries::All(reports.iter().map(Said::of).collect()),
+                    Step::Apply(report) => Entries::One(Said::of(report)),
+                    Step::Delete(name) => Entries::Gone(NodeName(name.name.clone())),
+                };
                 let entries = match step {
                     Step::Reset(reports) => Entries::All(reports.into_iter().map(in_force).collect()),
                     Step::Apply(report) => Entries::One(in_force(report)),
                     Step::Delete(name) => Entries::Gone(NodeName(name.name)),
                 };
-                entries.apply_to(&mut self.reports)
+                // Counts change all the time: they are looked at when it is their turn.
+                either(said.apply_to(&mut self.said), entries.apply_unless(&mut self.reports, differ_in_counts_only))
             }
             Message::Limits(step) => {
                 self.note(Source::Limits, &step);
@@ -200,6 +235,43 @@ impl Facts {
                 changed.into()
             }
         }
+    }
+
+    /// Sums up what groups have counted, so many of them at a time that each has its turn about once a minute; whether any sum is another
+    /// than before. Each such group is a status to write: of however many groups there are, [`RECOUNTED`] at most each [`RECOUNT`].
+    pub fn recount(&mut self) -> Changed {
+        let over = self.summed.is_none() && self.turns > 0;
+        self.turns += 1;
+        if over {
+            // A round that was quick waits for its minute.
+            self.turns %= RECOUNTS;
+            return Changed::No;
+        }
+        let groups = &self.cluster.groups;
+        let share = groups.len().div_ceil(RECOUNTS).min(RECOUNTED);
+        let after = self.summed.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let turn: Vec<_> = groups.range((after, Bound::Unbounded)).take(share).collect();
+        let mut changed = false;
+        for (group, facts) in &turn {
+            let sum = (facts.uid.clone(), packets(group, &facts.uid, &self.reports));
+            changed |= self.packets.get(*group) != Some(&sum);
+            self.packets.insert((*group).clone(), sum);
+        }
+        let is_last = |group: &GroupRef| groups.last_key_value().is_none_or(|(last, _)| last <= group);
+        self.summed = turn.last().map(|(group, _)| (*group).clone()).filter(|group| !is_last(group));
+        if self.summed.is_none() {
+            self.packets.retain(|group, _| groups.contains_key(group));
+            if self.turns >= RECOUNTS {
+                self.turns = 0;
+            }
+        }
+        changed.into()
+    }
+
+    /// What a group has counted; what its status says where it has not been summed up yet.
+    pub fn packets(&self, group: &GroupRef, uid: &str) -> PacketCounts {
+        let summed = self.packets.get(group).filter(|(of, _)| of == uid).map(|(_, packets)| *packets);
+        summed.or_else(|| self.group_statuses.get(group).map(|status| status.packets)).unwrap_or_default()
     }
 
     /// Who is in which group. Worked out again only when something changed that it depends on.
@@ -269,6 +341,21 @@ pub fn limits(map: &ConfigMap) -> Limits {
     limits
 }
 
+/// Between two times that groups' counts are summed up.
+pub const RECOUNT: Duration = Duration::from_secs(10);
+/// So many times, and each group has had its turn.
+const RECOUNTS: usize = 6;
+/// Groups that are summed up at a time at most: 20 statuses a second to write.
+const RECOUNTED: usize = 200;
+
+fn differ_in_counts_only(one: &NodeReportStatus, other: &NodeReportStatus) -> bool {
+    let same = |(one, other): (&AppliedGroup, &AppliedGroup)| *one == AppliedGroup { packets: one.packets, ..other.clone() };
+    one.attachments == other.attachments
+        && one.prefix_lists == other.prefix_lists
+        && one.groups.len() == other.groups.len()
+        && one.groups.iter().zip(&other.groups).all(same)
+}
+
 /// Of a report what statuses are made from: the rest changes more often.
 fn in_force(report: NodeReport) -> (NodeName, NodeReportStatus) {
     let status = report.status.unwrap_or_default();
@@ -290,14 +377,20 @@ enum Entries<K, V> {
 
 impl<K: Ord, V: PartialEq> Entries<K, V> {
     fn apply_to(self, map: &mut BTreeMap<K, V>) -> Changed {
+        self.apply_unless(map, V::eq)
+    }
+
+    /// Takes them all; values that are alike are no change.
+    fn apply_unless(self, map: &mut BTreeMap<K, V>, alike: impl Fn(&V, &V) -> bool) -> Changed {
         match self {
             Entries::All(all) => {
-                let changed = *map != all;
+                let same = |((key, value), (before, present)): ((&K, &V), (&K, &V))| key == before && alike(value, present);
+                let changed = all.len() != map.len() || !all.iter().zip(&*map).all(same);
                 *map = all;
                 changed.into()
             }
             Entries::One((key, value)) => {
-                let changed = map.get(&key) != Some(&value);
+                let changed = !map.get(&key).is_some_and(|present| alike(&value, present));
                 map.insert(key, value);
                 changed.into()
             }

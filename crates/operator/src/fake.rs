@@ -102,9 +102,7 @@ impl FakeApi {
         fn list<T>(objects: &[Value], read: impl Fn(&Value) -> T) -> Step<T> {
             Step::Reset(objects.iter().map(read).collect())
         }
-        let of = |plural: &str| -> Vec<Value> {
-            self.state().objects.iter().filter(|((kind, ..), _)| kind == plural).map(|(_, object)| object.clone()).collect()
-        };
+        let of = |plural: &str| self.stored(plural);
         vec![
             Message::Fact(Change::of(Kind::Pod, list(&of("pods"), pod))),
             Message::Fact(Change::of(Kind::Namespace, list(&of("namespaces"), namespace))),
@@ -249,6 +247,24 @@ impl FakeApi {
         self.put("nodereports", json!({"apiVersion": "securitygroups.dev/v1alpha1", "kind": "NodeReport", "metadata": metadata, "spec": {}, "status": {"groups": groups}}));
     }
 
+    /// A node reports what a group's rules have counted there: inbound, allowed and denied.
+    pub fn report_packets(&self, node: &str, group: &str, uid: &str, allowed: u64, denied: u64) {
+        let packets = json!({"ingressAllowed": allowed, "ingressDenied": denied});
+        let groups = json!([{"namespace": "shop", "name": group, "uid": uid, "generation": 1, "endpoints": 1, "packets": packets}]);
+        let metadata = json!({"name": node});
+        self.put("nodereports", json!({"apiVersion": "securitygroups.dev/v1alpha1", "kind": "NodeReport", "metadata": metadata, "spec": {}, "status": {"groups": groups}}));
+    }
+
+    /// A node reports what became of its table, since a second of 1970.
+    pub fn report_intact(&self, node: &str, status: &str, message: &str, since: i64) {
+        let since = k8s_openapi::jiff::Timestamp::from_second(since).expect("a time").to_string();
+        let reason = if status == "True" { "Intact" } else { "RulesetRepaired" };
+        let condition =
+            json!({"type": "RulesetIntact", "status": status, "reason": reason, "message": message, "lastTransitionTime": since});
+        let metadata = json!({"name": node, "uid": format!("uid-{node}")});
+        self.put("nodereports", json!({"apiVersion": "securitygroups.dev/v1alpha1", "kind": "NodeReport", "metadata": metadata, "spec": {}, "status": {"conditions": [condition]}}));
+    }
+
     /// The next requests are refused with these codes (0: go through).
     pub fn faults(&self, codes: impl IntoIterator<Item = u16>) {
         self.state().faults = codes.into_iter().collect();
@@ -290,6 +306,11 @@ impl FakeApi {
     /// A stored object.
     pub fn get(&self, plural: &str, name: &str) -> Option<Value> {
         self.state().objects.get(&(plural.into(), "shop".into(), name.into())).cloned()
+    }
+
+    /// All stored objects of a kind.
+    pub fn stored(&self, plural: &str) -> Vec<Value> {
+        self.state().objects.iter().filter(|((kind, ..), _)| kind == plural).map(|(_, object)| object.clone()).collect()
     }
 
     /// A condition of a stored group: `True Programmed`.

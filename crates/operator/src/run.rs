@@ -18,11 +18,11 @@ use runtime::shutdown::{self, CancellationToken};
 use runtime::watch::{self, Config, Watch, Watches};
 use runtime::{client, logs};
 use tokio::sync::{mpsc, watch as state};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::due::{Lane, due};
 use crate::events::{Events, Notice, Told, turns};
-use crate::facts::{Facts, Message, With, limits};
+use crate::facts::{Facts, Message, RECOUNT, With, limits};
 use crate::metrics::Metrics;
 use crate::outbox::{Ending, Outbox};
 use crate::write::{Ended, write};
@@ -150,6 +150,8 @@ impl Operator {
 
     async fn run(mut self, mut messages: mpsc::Receiver<Message>, mut leads: state::Receiver<bool>, shutdown: CancellationToken) {
         let mut writes = Writes::new();
+        let mut recount = interval(RECOUNT);
+        recount.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let leading = *leads.borrow_and_update();
             self.metrics.leading(leading);
@@ -159,6 +161,7 @@ impl Operator {
                 () = shutdown.cancelled() => break,
                 changed = leads.changed() => if changed.is_err() { break },
                 Some((ended, started, notices)) = writes.next() => self.ended(ended, started, notices),
+                _ = recount.tick(), if leading && self.facts.are_complete() => self.dirty |= self.facts.recount() == Changed::Yes,
                 message = messages.recv() => match message {
                     Some(message) => self.take(message, &mut messages),
                     None => break,
@@ -212,7 +215,7 @@ impl Operator {
         let blockers = self.facts.blockers();
         let now = Timestamp::now();
         let due = due(&self.facts, &resolution, &blockers, now);
-        let news = self.told.news(&self.facts.cluster);
+        let news = self.told.news(&self.facts.cluster, &self.facts.said);
         self.tell(news);
         let members_changed = due.keys().any(Lane::is_of_slices);
         self.outbox.offer(due, self.changed_at.take().unwrap_or(now));

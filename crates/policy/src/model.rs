@@ -171,7 +171,7 @@ pub struct NodePolicy {
     /// The guarded endpoints of this node. No two have an address in common.
     pub endpoints: OrdMap<PodRef, Endpoint>,
     /// The rules of every group that an endpoint here is in.
-    pub groups: OrdMap<GroupRef, Arc<GroupRules>>,
+    pub groups: RulesOf,
     /// The members' addresses of every group that one of these rules names and that exists; one that does not is not here (S20).
     pub members: OrdMap<GroupRef, OrdSet<IpAddr>>,
     /// The entries of every prefix list that one of these rules names and that exists, host bits cleared; one that does not is not here.
@@ -258,6 +258,9 @@ pub struct Endpoint {
     /// How what it is denied is answered (S32): Reject only when all its groups say so and none is missing.
     pub on_deny: OnDeny,
 }
+
+/// The rules of groups.
+pub type RulesOf = OrdMap<GroupRef, Arc<GroupRules>>;
 
 /// The rules of one group, sorted, without duplicates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

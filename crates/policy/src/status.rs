@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::condition::{ACCEPTED, DELETABLE, PROGRAMMED, READY, STALE_RULES, WITHIN_QUOTA};
-use api::{AttachmentStatus, NodeCounts, NodeReportStatus, PrefixListStatus, RuleCounts, SecurityGroupStatus, Skipped};
+use api::{AttachmentStatus, NodeCounts, NodeReportStatus, PacketCounts, PrefixListStatus, RuleCounts, SecurityGroupStatus, Skipped};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
@@ -120,6 +120,8 @@ impl<'a> View<'a> {
                 stale: count(stale.len()),
             },
             nodes,
+            // Filled in by who sums them up: see [`packets`].
+            packets: PacketCounts::default(),
             conditions: conditions.into_iter().chain(held).map(|said| said.of(facts.generation)).collect(),
         })
     }
@@ -263,6 +265,17 @@ impl<'a> View<'a> {
         let message = format!("{which}. Until then pods stay guarded by their other groups, and closed where they have none");
         Said::new(ACCEPTED, FALSE, "GroupNotFound", message)
     }
+}
+
+/// What a group's rules have allowed and denied on all nodes that have it in force. Not part of [`View::group`], because it changes all the
+/// time and with nothing else.
+pub fn packets(group: &GroupRef, uid: &str, reports: &BTreeMap<NodeName, NodeReportStatus>) -> PacketCounts {
+    let name = (group.namespace.as_str(), group.name.as_str());
+    let on = |report: &NodeReportStatus| {
+        let at = report.groups.binary_search_by(|applied| (applied.namespace.as_str(), applied.name.as_str()).cmp(&name)).ok()?;
+        report.groups.get(at).filter(|applied| applied.uid == uid).map(|applied| applied.packets)
+    };
+    reports.values().filter_map(on).sum()
 }
 
 /// Gives each condition the time of its last transition: the one it had, where its status is as it was, otherwise `now`.

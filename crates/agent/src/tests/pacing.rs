@@ -10,7 +10,8 @@ use crate::pace::{BETWEEN, Pace, RECHECK, SETTLE, SUSPICION};
 use crate::throttle::{COUNTS, NEWS, REFRESH, Throttle};
 
 fn status(generation: i64, endpoints: i64) -> NodeReportStatus {
-    let group = AppliedGroup { namespace: "shop".into(), name: "web".into(), uid: "u".into(), generation, endpoints };
+    let group =
+        AppliedGroup { namespace: "shop".into(), name: "web".into(), uid: "u".into(), generation, endpoints, packets: Default::default() };
     NodeReportStatus { groups: vec![group], ruleset_hash: format!("{generation}-{endpoints}"), ..NodeReportStatus::default() }
 }
 

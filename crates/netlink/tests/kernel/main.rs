@@ -5,5 +5,7 @@ mod bridges;
 mod listing;
 mod namespace;
 mod neighbours;
+mod owner;
+mod probing;
 mod round_trip;
 mod rulesets;

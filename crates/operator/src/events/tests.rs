@@ -53,6 +53,7 @@ fn an_object_has_ten_events_at_once_and_then_one_a_minute() {
         reason: "R".into(),
         action: ACCEPTED,
         note: String::new(),
+        turned: None,
     };
     let (mut throttle, start) = (Throttle::default(), Instant::now());
     let taken = |throttle: &mut Throttle, name: &str, seconds: u64| {
@@ -80,5 +81,14 @@ fn an_event_is_as_the_server_takes_it() {
     assert_eq!((written.action.as_deref(), written.regarding), (Some("Accepted"), Some(web())));
     assert_eq!((written.metadata.namespace.as_deref(), written.metadata.name.as_deref()), (Some("shop"), Some("web.3b9aca00")));
     notice.note = "short".into();
-    assert_eq!(event(notice, now).note.as_deref(), Some("short"));
+    let short = event(notice.clone(), now);
+    assert_eq!(short.note.as_deref(), Some("short"));
+
+    // Of an object without a namespace, and of a turn that another leader may tell as well.
+    notice.about.namespace = None;
+    notice.turned = Some(now);
+    let told = [1, 2].map(|second| event(notice.clone(), Timestamp::from_second(second).expect("a time")));
+    assert_eq!(told[0].metadata, told[1].metadata, "the server takes one of them");
+    assert_eq!(told[0].metadata.namespace.as_deref(), Some("default"));
+    assert_eq!(told[0].regarding.as_ref().and_then(|about| about.namespace.as_deref()), None);
 }

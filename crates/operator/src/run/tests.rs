@@ -9,6 +9,7 @@ use crate::fake::{FakeApi, Seen};
 use crate::outbox::STATUS_INTERVAL;
 
 mod notices;
+mod packets;
 mod protection;
 
 /// An operator that runs against a fake API server, in virtual time.

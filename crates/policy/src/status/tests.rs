@@ -66,6 +66,7 @@ impl World {
             uid: uid.into(),
             generation,
             endpoints: 1,
+            packets: PacketCounts::default(),
         };
         let attachment = |&(name, uid, generation): &(&str, &str, i64)| AppliedObject {
             namespace: "shop".into(),
@@ -220,6 +221,24 @@ fn counts_and_ids_s10_s23() {
     let types: Vec<&str> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
     assert_eq!(types, [READY, ACCEPTED, PROGRAMMED, STALE_RULES, WITHIN_QUOTA]);
     assert!(status.conditions.iter().all(|condition| condition.observed_generation == Some(7)));
+}
+
+#[test]
+fn packets_are_summed_over_the_nodes_that_have_this_group_in_force() {
+    let mut world = two_nodes();
+    world.reports("n1", &[("db", "uid-db", 1), ("web", "uid-web", 1)], &[]);
+    world.reports("n2", &[("web", "uid-web", 2)], &[]);
+    world.reports("n3", &[("web", "of-another", 1)], &[]);
+    let counts = |n| PacketCounts { ingress_allowed: n, ingress_denied: 10 * n, egress_allowed: 100 * n, egress_denied: 1000 * n };
+    for (n, report) in (1..).zip(world.reports.values_mut()) {
+        for group in &mut report.groups {
+            group.packets = if group.name == "db" { counts(9) } else { counts(n) };
+        }
+    }
+    assert_eq!(packets(&group_ref("web"), "uid-web", &world.reports), counts(1 + 2), "whatever generation");
+    assert_eq!(packets(&group_ref("web"), "of-another", &world.reports), counts(3));
+    assert_eq!(packets(&group_ref("db"), "uid-db", &world.reports), counts(9));
+    assert_eq!(packets(&group_ref("app"), "uid-app", &world.reports), counts(0));
 }
 
 #[test]

@@ -19,7 +19,14 @@ fn status(nodes: usize, reported: usize) -> SecurityGroupStatus {
         let pod = Manifest::pod(&format!("shop/web-{n:04}"), &format!("node-{n:04}"), "web");
         let _ = cluster.apply(pod.at(&[&format!("10.{}.{}.1", n / 256, n % 256)]).fact());
     }
-    let group = AppliedGroup { namespace: "shop".into(), name: "web".into(), uid: "uid-web".into(), generation: 1, endpoints: 1 };
+    let group = AppliedGroup {
+        namespace: "shop".into(),
+        name: "web".into(),
+        uid: "uid-web".into(),
+        generation: 1,
+        endpoints: 1,
+        packets: Default::default(),
+    };
     let report = NodeReportStatus { groups: vec![group], ..NodeReportStatus::default() };
     let reports: BTreeMap<NodeName, NodeReportStatus> = (0..reported).map(|n| (NodeName(format!("node-{n:04}")), report.clone())).collect();
     let resolution = resolve(&cluster);

@@ -56,6 +56,44 @@ async fn s3_a_default_group_that_does_not_exist_is_told_at_the_namespace() {
     assert_eq!(api.events().iter().filter(|event| *event == missing).count(), 2, "it was there meanwhile");
 }
 
+/// P12: who reads a node's report sees that somebody else has changed its table.
+#[tokio::test(start_paused = true)]
+async fn p12_a_table_that_was_put_right_is_told_once_at_its_nodes_report() {
+    let api = FakeApi::new();
+    api.report_intact("n1", "True", "nobody", 1);
+    let running = start(&api).await;
+    a_second().await;
+    assert_eq!(api.events(), [""; 0], "as it should be");
+    for times in 1..=20 {
+        api.report_intact("n1", "False", &format!("put right {times} times"), 100);
+        sleep(Duration::from_secs(20)).await;
+    }
+    let first = "Warning RulesetRepaired NodeReport n1: put right 1 times";
+    assert_eq!(api.events(), [first], "the first of many in one while");
+    let event = api.stored("events").pop().expect("it is stored");
+    assert_eq!(event["regarding"]["uid"], "uid-n1", "kubectl describe looks for it");
+    assert_eq!(event["regarding"]["apiVersion"], "securitygroups.dev/v1alpha1");
+
+    // The next leader finds the condition as it stands.
+    running.shutdown.cancel();
+    running.task.await.expect("it ends");
+    let running = start(&api).await;
+    a_second().await;
+    assert_eq!(api.events(), [first], "and it has been told");
+    running.shutdown.cancel();
+    running.task.await.expect("it ends");
+    api.report_intact("n2", "False", "while nobody was there to tell", 200);
+    let _running = start(&api).await;
+    a_second().await;
+    assert_eq!(api.events()[1..], ["Warning RulesetRepaired NodeReport n2: while nobody was there to tell"]);
+
+    api.report_intact("n1", "True", "nobody", 700);
+    a_second().await;
+    api.report_intact("n1", "False", "again", 900);
+    a_second().await;
+    assert_eq!(api.events()[2..], ["Normal Intact NodeReport n1: nobody", "Warning RulesetRepaired NodeReport n1: again"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn events_are_bounded_however_often_a_status_turns() {
     let api = shop(0..1);
