@@ -98,8 +98,8 @@ impl<K: Kernel> Enforcement<K> {
         let hash = match &self.held {
             Held::Table(_, hash) if transaction.is_empty() => hash.clone(),
             _ => {
-                if let Err(error) = self.kernel.commit(&transaction) {
-                    // Also a commit whose answer was lost may have taken effect.
+                if let Err(error) = transaction.phases().iter().try_for_each(|phase| self.kernel.commit(phase)) {
+                    // Also a commit whose answer was lost may have taken effect, and what is new may be there without being used.
                     self.held = Held::Unknown;
                     return Err(self.failure(&error));
                 }

@@ -18,6 +18,7 @@ mod intervals;
 mod lower;
 mod model;
 mod names;
+mod phases;
 mod render;
 mod trace;
 
