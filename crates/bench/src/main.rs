@@ -4,19 +4,13 @@
 //!
 //! Everything happens in network namespaces of its own; needs root and `nft`.
 
-mod commits;
-mod packets;
-mod rival;
-mod road;
-mod table;
-mod workload;
-
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use bench::system::Thoroughness;
+use bench::table::{self, Line};
+use bench::{blink, commits, packets, system};
 use clap::{Parser, ValueEnum};
-
-use crate::table::Line;
 
 /// Groups of figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -25,6 +19,10 @@ enum Group {
     Packets,
     /// What a change costs the agent, up to the kernel's answer.
     Commits,
+    /// What packets notice of a thousand changes.
+    Blink,
+    /// The whole product on a cluster of two nodes: latency, memory, processor.
+    System,
 }
 
 #[derive(Debug, Parser)]
@@ -35,6 +33,9 @@ struct Options {
     /// How often each figure is measured; the median counts.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
+    /// Measure the cluster less thoroughly, to see whether it works.
+    #[arg(long)]
+    quick: bool,
     /// Where to write the figures as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -53,6 +54,10 @@ fn main() -> Result<()> {
         match group {
             Group::Packets => packets::measure(options.rounds, &mut tell)?,
             Group::Commits => commits::measure(options.rounds, &mut tell)?,
+            Group::Blink => blink::measure(&mut tell)?,
+            Group::System => {
+                system::measure(if options.quick { Thoroughness::QUICK } else { Thoroughness::FULL }, &mut tell)?;
+            }
         }
     }
     if let Some(file) = options.json {
