@@ -74,13 +74,16 @@ async fn everything(cluster: &Cluster, how: Thoroughness, tell: &mut impl FnMut(
     block_in_place(|| demo::install(cluster))?;
     let stage = changes::Stage::new(cluster)?;
     newcomers::measure(cluster, how.starts, tell)?;
-    stage.measure("empty", how.changes, tell).await?;
+    stage.measure("empty", &[("Calico Felix", 23.0), ("kube-router", 160.0)], how.changes, tell).await?;
     let mut fill = Fill::new(cluster, GROUPS).await?;
-    for pods in [100, 10_000] {
+    let sizes: [(usize, &[(&str, f64)]); 2] =
+        [(100, &[("Calico Felix", 23.0)]), (10_000, &[("Calico Felix", 23.0), ("kube-router", 2_600.0)])];
+    for (pods, others) in sizes {
         let started = Instant::now();
         fill.pods(pods).await?;
         eprintln!("{GROUPS} groups and {pods} pods after {:.0} s", started.elapsed().as_secs_f64());
-        stage.measure(&format!("{GROUPS} groups, {pods} pods"), how.changes, tell).await?;
+        usage::at_rest(cluster).await?;
+        stage.measure(&format!("{GROUPS} groups, {pods} pods"), others, how.changes, tell).await?;
     }
     usage::measure(cluster, &fill, how, tell).await?;
     cluster.check()

@@ -3,7 +3,8 @@
 //! The groups name each other, and so are published; groups of a pod on the first node name all of them, so that its agent has every member
 //! in its table.
 
-use std::collections::BTreeSet;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub(super) struct Fill<'a> {
     api: Api<Pod>,
     groups: usize,
     pods: usize,
+    /// Labels that have been changed.
+    turns: Cell<usize>,
 }
 
 fn app(number: usize) -> String {
@@ -41,6 +44,32 @@ fn app(number: usize) -> String {
 
 fn name(number: usize) -> String {
     format!("pod-{number}")
+}
+
+fn address(number: usize) -> Result<Ipv4Addr> {
+    Ok(Ipv4Addr::from_bits(FIRST + u32::try_from(number)?))
+}
+
+/// The addresses in each group that has any.
+type Members = BTreeMap<String, BTreeSet<Ipv4Addr>>;
+
+/// The filling groups' sets of a table that nft has printed.
+fn members(table: &str) -> Members {
+    let mut members = Members::new();
+    let mut set = None;
+    let mut words = table.split([' ', ',', '\n', '\t']).filter(|word| !word.is_empty());
+    while let Some(word) = words.next() {
+        match word {
+            "set" => set = words.next().and_then(|name| name.trim_matches('"').strip_prefix("members4/fill/")),
+            "map" | "chain" => set = None,
+            word => {
+                if let (Some(set), Ok(address)) = (set, word.parse()) {
+                    members.entry(set.to_owned()).or_default().insert(address);
+                }
+            }
+        }
+    }
+    members
 }
 
 impl<'a> Fill<'a> {
@@ -82,7 +111,7 @@ impl<'a> Fill<'a> {
             cluster.kubectl_stdin(&["apply", "-f", "-"], &names)?;
             cluster.kubectl(&["wait", "--for=condition=Ready", "pod/namer", "--namespace", NAMESPACE, "--timeout=60s"])
         })?;
-        Ok(Fill { cluster, api: Api::namespaced(client, NAMESPACE), groups, pods: 0 })
+        Ok(Fill { cluster, api: Api::namespaced(client, NAMESPACE), groups, pods: 0, turns: Cell::new(0) })
     }
 
     /// As many pods as this; waits until the first node's agent has the address of each.
@@ -90,7 +119,7 @@ impl<'a> Fill<'a> {
         let new = self.pods..pods;
         stream::iter(new).map(anyhow::Ok).try_for_each_concurrent(AT_ONCE, async |number| self.add(number).await).await?;
         self.pods = pods;
-        until(&format!("the first node has {pods} members"), Duration::from_secs(300), || Ok(self.named()?.len() == pods)).await
+        self.settled().await
     }
 
     async fn add(&self, number: usize) -> Result<()> {
@@ -105,23 +134,33 @@ impl<'a> Fill<'a> {
             },
         });
         self.api.create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
-        let ip = Ipv4Addr::from_bits(FIRST + u32::try_from(number)?);
+        let ip = address(number)?;
         let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}});
         self.api.patch_status(&name(number), &PatchParams::default(), &Patch::Merge(&status)).await?;
         Ok(())
     }
 
-    /// The addresses of these pods that stand in the first node's table.
-    fn named(&self) -> Result<BTreeSet<Ipv4Addr>> {
-        let table = self.cluster.node(0).nft("list table inet k8s-sg")?;
-        let addresses = table.split([' ', ',', '\n', '\t']).filter_map(|word| word.parse::<Ipv4Addr>().ok());
-        Ok(addresses.filter(|address| address.octets()[..2] == [10, 128]).collect())
+    /// Waits until the first node's agent has every pod in its group and in no other.
+    pub(super) async fn settled(&self) -> Result<()> {
+        let mut wanted = Members::new();
+        for number in 0..self.pods {
+            wanted.entry(self.app_of(number)).or_default().insert(address(number)?);
+        }
+        let what = format!("the first node has {} members where they belong", self.pods);
+        until(&what, Duration::from_secs(300), || Ok(members(&self.cluster.node(0).nft("list table inet k8s-sg")?) == wanted)).await
+    }
+
+    /// The label of a pod, which has got another once for each time that its turn has come.
+    fn app_of(&self, number: usize) -> String {
+        let turns = (self.turns.get() + self.pods - 1 - number) / self.pods;
+        app((number + turns) % self.groups)
     }
 
     /// Gives a pod the label of the next group: one leaves and one joins. Each pod in its turn.
-    pub(super) async fn relabel(&self, turn: usize) -> Result<()> {
-        let (number, times) = (turn % self.pods, turn / self.pods + 1);
-        let patch = json!({"metadata": {"labels": {"app": app((number + times) % self.groups)}}});
+    pub(super) async fn relabel(&self) -> Result<()> {
+        let number = self.turns.get() % self.pods;
+        self.turns.set(self.turns.get() + 1);
+        let patch = json!({"metadata": {"labels": {"app": self.app_of(number)}}});
         self.api.patch(&name(number), &PatchParams::default(), &Patch::Merge(&patch)).await?;
         Ok(())
     }
@@ -134,4 +173,16 @@ fn object(kind: &str, name: &str, spec: Value) -> Value {
 fn attachment(number: usize) -> Value {
     let spec = json!({"securityGroups": [app(number)], "podSelector": {"matchLabels": {"app": app(number)}}});
     object("Attachment", &app(number), spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_read_from_what_nft_prints() {
+        let table = "table inet k8s-sg {\n\tset members4/fill/app-1 {\n\t\ttype ipv4_addr\n\t\telements = { 10.128.0.1, 10.128.0.2,\n\t\t\t     10.128.0.3 }\n\t}\n\tset members4/t/client {\n\t\telements = { 10.244.2.2 }\n\t}\n\tchain c {\n\t\tip saddr 10.0.0.1 drop\n\t}\n}\n";
+        let wanted = ["10.128.0.1", "10.128.0.2", "10.128.0.3"].map(|ip| ip.parse().expect("an address"));
+        assert_eq!(members(table), [("app-1".to_owned(), wanted.into())].into());
+    }
 }

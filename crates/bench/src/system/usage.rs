@@ -54,11 +54,32 @@ fn share(before: Used, after: Used, elapsed: Duration) -> f64 {
     (after.seconds - before.seconds) / elapsed.as_secs_f64() * 100.0
 }
 
+/// The first node's agent, and the operator.
+fn programs(cluster: &Cluster) -> Result<[Program; 2]> {
+    Ok([Program::find(cluster, "agent", &[0])?, Program::find(cluster, "operator", &[0, 1])?])
+}
+
+/// Waits until the programs have nothing more to do: what was changed before is in force, and said to be.
+pub(super) async fn at_rest(cluster: &Cluster) -> Result<()> {
+    const LOOK: Duration = Duration::from_secs(2);
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let programs = programs(cluster)?;
+        let used = || programs.iter().map(|program| Ok(program.used()?.seconds)).sum::<Result<f64>>();
+        let before = used()?;
+        tokio::time::sleep(LOOK).await;
+        // A tick or two are for leases and probes.
+        if used()? - before < 0.05 {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "the agent or the operator does not come to rest");
+    }
+}
+
 /// All figures.
 pub(super) async fn measure(cluster: &Cluster, fill: &Fill<'_>, how: Thoroughness, tell: &mut impl FnMut(Line)) -> Result<()> {
-    // What was changed before is settled: statuses, and what the last changes of the sizes left.
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    let programs = [Program::find(cluster, "agent", &[0])?, Program::find(cluster, "operator", &[0, 1])?];
+    at_rest(cluster).await?;
+    let programs = programs(cluster)?;
     let used = || programs.iter().map(Program::used).collect::<Result<Vec<Used>>>();
 
     let (before, begun) = (used()?, Instant::now());
@@ -68,11 +89,17 @@ pub(super) async fn measure(cluster: &Cluster, fill: &Fill<'_>, how: Thoroughnes
 
     let begun = Instant::now();
     let made = relabel(fill, how.busy).await?;
-    // Answers are the API server's; what follows from the last one is the programs'.
     let elapsed = begun.elapsed();
     let busy = used()?;
     let rate = made as f64 / elapsed.as_secs_f64();
     ensure!(rate > f64::from(RATE) * 0.8, "only {rate:.1} label changes a second");
+    // Who does nothing uses nothing: every change has to have got there.
+    fill.settled().await?;
+    tell(Line::figure(
+        format!("{made} label changes: the last is in force after at most"),
+        begun.elapsed().as_secs_f64() - elapsed.as_secs_f64(),
+        "s",
+    ));
 
     for (at, program) in programs.iter().enumerate() {
         let name = program.name;
@@ -107,7 +134,7 @@ async fn relabel(fill: &Fill<'_>, length: Duration) -> Result<usize> {
     while begun.elapsed() < length {
         tokio::select! {
             _ = ticks.tick() => {
-                open.push(fill.relabel(made));
+                open.push(fill.relabel());
                 made += 1;
             }
             Some(done) = open.next() => done?,
