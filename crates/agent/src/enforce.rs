@@ -71,7 +71,7 @@ const READ_TRIES: u32 = 3;
 enum Held {
     /// Not read yet: what an earlier run left is found out first, so that a restart changes only what has to be changed (S41).
     Unread,
-    /// Nothing, another's, or unknown after a failure: it is replaced as a whole, in one transaction like every change (S42).
+    /// Nothing, another's, or unknown after a failure: it is replaced as a whole, in one transaction (S42).
     Unknown,
     /// This, whose hash is that.
     Table(Ruleset, String),

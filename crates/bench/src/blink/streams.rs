@@ -85,13 +85,6 @@ impl Lane {
         Ok(Lane { node, source, pods, gateway })
     }
 
-    /// Runs `nft` on the node.
-    pub(super) fn nft(&self, arguments: &[&str]) -> Result<()> {
-        let output = self.node.command("nft").args(arguments).output()?;
-        ensure!(output.status.success(), "nft {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    }
-
     /// Makes conntrack forget a flow after a second: each is one packet, and the table must not fill.
     pub(super) fn forget_soon(&self) -> Result<()> {
         self.node.set(&[("netfilter/nf_conntrack_udp_timeout", "1")])
