@@ -83,7 +83,7 @@ fn a_group_that_the_kernel_refuses_stays_as_it_was_while_others_go_on() -> Resul
     ensure!(refusals == 0 && problems.is_empty(), "{refusals}: {problems:?}");
 
     let (refusals, problems) = put(vec![group("web", &[81, 666]), group("app", &[8080])]);
-    ensure!(refusals == 2, "the change, and the table from nothing: {refusals}");
+    ensure!(refusals == 2, "by what we believed to be there, and by what is: {refusals}");
     let words = ["SecurityGroup shop/web", "in/shop/web", "ENOENT"];
     ensure!(problems.len() == 1 && words.iter().all(|word| problems[0].contains(word)), "{problems:?}");
     let table = topology.nft("list table inet k8s-sg")?;

@@ -1,6 +1,7 @@
 //! The real kernel with real packets, in network namespaces of the tests' own. Needs root.
 
 mod bench;
+mod blink;
 mod bridge;
 mod coexistence;
 mod connections;

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use ruleset::{Counter, Fingerprint, Kernel, Op, Ruleset, Transaction, diff};
+use ruleset::{Counter, Fingerprint, Kernel, Op, Phase, Ruleset, Transaction, diff};
 use runtime::client::with_causes;
 
 use crate::plan::Plan;
@@ -40,7 +40,7 @@ pub struct Failure {
     pub message: String,
     /// Hash of the table that is still in force; none: nobody knows what is.
     pub stands: Option<String>,
-    /// The steps that the kernel refused of a table made from nothing: it is they that it does not take, whatever is there.
+    /// The steps that the kernel refused, where they were right for what is there: it is they that it does not take.
     pub refused: Vec<Op>,
 }
 
@@ -71,9 +71,10 @@ const READ_TRIES: u32 = 3;
 /// What the table holds.
 #[derive(Debug)]
 enum Held {
-    /// Not read yet: what an earlier run left is found out first, so that a restart changes only what has to be changed (S41).
+    /// What an earlier run left, or a failure: it is found out first, so that only what has to be changed is changed (S41).
     Unread,
-    /// Nothing, another's, or unknown after a failure: it is replaced as a whole, in one transaction like every change (S42).
+    /// Nothing, another's, or what cannot be read: it is replaced as a whole, in one transaction (S42). Packets under way may be lost then, as
+    /// they are not when it is changed step by step (see `Transaction::phases`).
     Unknown,
     /// This.
     Table(Ruleset, Fingerprint),
@@ -87,36 +88,36 @@ impl<K: Kernel> Enforcement<K> {
 
     /// Puts a plan in force.
     pub fn enforce(&mut self, plan: Plan, now: impl FnOnce() -> Time) -> Result<Committed<Plan>, Failure> {
-        if matches!(self.held, Held::Unread) {
+        let just_read = matches!(self.held, Held::Unread);
+        if just_read {
             self.held = self.take_over()?;
         }
         let before = self.stands.clone();
-        let transaction = match &self.held {
-            Held::Table(table, _) => diff(table, &plan.ruleset),
-            Held::Unread | Held::Unknown => Transaction::replace(&plan.ruleset),
+        let (transaction, fingerprint) = match &self.held {
+            Held::Table(table, fingerprint) => (diff(table, &plan.ruleset), fingerprint.follow(table, &plan.ruleset)),
+            Held::Unread | Held::Unknown => (Transaction::replace(&plan.ruleset), Fingerprint::of(&plan.ruleset)),
         };
-        let transaction = if transaction.replaces() { self.keeping(transaction) } else { transaction };
+        let made_anew = transaction.replaces();
+        let transaction = if made_anew || just_read { self.keeping(transaction) } else { transaction };
         let ops = transaction.ops.len();
-        let fingerprint = match &self.held {
-            Held::Table(_, fingerprint) if transaction.is_empty() => *fingerprint,
-            _ => {
-                let fingerprint = match &self.held {
-                    Held::Table(table, fingerprint) => fingerprint.follow(table, &plan.ruleset),
-                    Held::Unread | Held::Unknown => Fingerprint::of(&plan.ruleset),
-                };
-                if let Err(error) = self.kernel.commit(&transaction) {
-                    // Also a commit whose answer was lost may have taken effect; and what is refused may fit what we believe, not what is there.
-                    self.held = Held::Unknown;
-                    let refused = if transaction.replaces() { K::refused(&error) } else { Vec::new() };
-                    let refused = refused.into_iter().filter_map(|step| transaction.ops.get(step).cloned()).collect();
-                    return Err(Failure { refused, ..self.failure(&error) });
+        for (phase, part) in transaction.phases() {
+            if let Err(error) = self.kernel.commit(&part) {
+                // A commit whose answer was lost may have taken effect.
+                let held = std::mem::replace(&mut self.held, Held::Unread);
+                let refused: Vec<Op> = K::refused(&error).into_iter().filter_map(|step| part.ops.get(step).cloned()).collect();
+                if let (Held::Table(before, _), Phase::Change, false) = (held, phase, refused.is_empty()) {
+                    self.take_back(&before);
                 }
-                self.last_commit = Some(now());
-                self.held = Held::Table(plan.ruleset.clone(), fingerprint);
-                self.stands = Some(fingerprint.to_string());
-                fingerprint
+                // What is refused otherwise may fit what we believe, and not what is there.
+                let refused = if made_anew || just_read { refused } else { Vec::new() };
+                return Err(Failure { refused, ..self.failure(&error) });
             }
-        };
+        }
+        if ops > 0 {
+            self.last_commit = Some(now());
+            self.stands = Some(fingerprint.to_string());
+        }
+        self.held = Held::Table(plan.ruleset.clone(), fingerprint);
         let repaired = std::mem::take(&mut self.foreign);
         Ok(Committed { value: plan, hash: fingerprint.to_string(), last_commit: self.last_commit.clone(), ops, before, repaired })
     }
@@ -126,16 +127,35 @@ impl<K: Kernel> Enforcement<K> {
         match self.kernel.load() {
             Ok(found) => {
                 self.unreadable = 0;
-                let Some(table) = found else { return Ok(Held::Unknown) };
-                let fingerprint = Fingerprint::of(&table);
-                self.stands = Some(fingerprint.to_string());
-                Ok(Held::Table(table, fingerprint))
+                Ok(self.holding(found))
             }
             Err(error) => {
                 self.unreadable += 1;
                 if self.unreadable >= READ_TRIES { Ok(Held::Unknown) } else { Err(self.failure(&error)) }
             }
         }
+    }
+
+    /// Removes what was made for a change that was refused: nothing refers to it. What cannot be removed now is found at the next reading.
+    fn take_back(&mut self, before: &Ruleset) {
+        if let Ok(Some(found)) = self.kernel.load() {
+            for (_, part) in diff(&found, before).phases() {
+                let _ = self.kernel.commit(&part);
+            }
+        }
+    }
+
+    /// What there is, where it is a table that can be changed step by step.
+    fn holding(&mut self, found: Option<Ruleset>) -> Held {
+        let held = found.map_or(Held::Unknown, |table| {
+            let fingerprint = Fingerprint::of(&table);
+            Held::Table(table, fingerprint)
+        });
+        self.stands = match &held {
+            Held::Table(_, fingerprint) => Some(fingerprint.to_string()),
+            Held::Unread | Held::Unknown => None,
+        };
+        held
     }
 
     /// Counters go on where the table is made anew: by the kernel's word, or where the table is gone by what was last read.
@@ -149,7 +169,7 @@ impl<K: Kernel> Enforcement<K> {
         Failure { message: with_causes(error), stands: self.stands.clone(), refused: Vec::new() }
     }
 
-    /// Reads the table again: whether someone else has changed it. Then the next plan replaces it as a whole.
+    /// Reads the table again: whether someone else has changed it. Then the next plan puts it right.
     pub fn recheck(&mut self) -> Result<bool, Failure> {
         let Held::Table(held, _) = &self.held else { return Ok(false) };
         let found = match self.kernel.load() {
@@ -163,8 +183,7 @@ impl<K: Kernel> Enforcement<K> {
         let changed = found.as_ref() != Some(held);
         if changed {
             self.foreign = true;
-            self.held = Held::Unknown;
-            self.stands = None;
+            self.held = self.holding(found);
         }
         Ok(changed)
     }

@@ -64,7 +64,7 @@ impl KernelThread {
                 };
                 let checked = if recheck { enforcement.recheck() } else { Ok(false) };
                 if let Ok(true) = checked {
-                    tracing::warn!("someone else has changed our table; replacing it");
+                    tracing::warn!("someone else has changed our table; putting it right");
                 }
                 // Before the rules are said to be in force, packets have to meet them.
                 let bridging = bridges.look(&plan.addresses, recheck);

@@ -12,25 +12,13 @@
 //! Everything happens in network namespaces of its own; needs root, `nft`, `iptables` and `ipset`. What a layout must not let through is sent
 //! too, once in every run, and fails it if it arrives.
 
-mod commits;
-mod connections;
-mod curves;
-mod kube_router;
-mod layout;
-mod packets;
-mod rival;
-mod road;
-mod stream;
-mod svg;
-mod table;
-mod workload;
-
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use bench::system::Thoroughness;
+use bench::table::{self, Line};
+use bench::{blink, commits, connections, curves, packets, system};
 use clap::{Parser, ValueEnum};
-
-use crate::table::Line;
 
 /// Groups of figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,6 +29,10 @@ enum Group {
     Commits,
     /// How the cost of a new flow grows, also as a picture.
     Curves,
+    /// What packets notice of a thousand changes.
+    Blink,
+    /// The whole product on a cluster of two nodes: latency, memory, processor.
+    System,
 }
 
 #[derive(Debug, Parser)]
@@ -51,6 +43,9 @@ struct Options {
     /// How often each figure is measured; the median counts.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
+    /// Measure the cluster less thoroughly, to see whether it works.
+    #[arg(long)]
+    quick: bool,
     /// Where to write the figures as JSON.
     #[arg(long, overrides_with = "json")]
     json: Option<PathBuf>,
@@ -80,6 +75,10 @@ fn main() -> Result<()> {
                 if let Some(file) = &options.svg {
                     std::fs::write(file, picture.to_string()).with_context(|| format!("writing {}", file.display()))?;
                 }
+            }
+            Group::Blink => blink::measure(&mut tell)?,
+            Group::System => {
+                system::measure(if options.quick { Thoroughness::QUICK } else { Thoroughness::FULL }, &mut tell)?;
             }
         }
     }

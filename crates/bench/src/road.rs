@@ -25,7 +25,7 @@ use crate::table::median;
 pub const POD: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
 /// AF_PACKET
-const PACKET: i32 = 17;
+pub(crate) const PACKET: i32 = 17;
 
 /// Packets that one system call sends.
 const BURST: usize = 16;
@@ -149,12 +149,14 @@ fn send(frames: &[[u8; FRAME]]) -> Result<Vec<f64>> {
     Ok(took)
 }
 
-fn link(name: &str) -> Result<LinkAddr> {
+/// A device of this thread's namespace.
+pub(crate) fn link(name: &str) -> Result<LinkAddr> {
     let found =
         getifaddrs()?.find_map(|address| (address.interface_name == name).then(|| address.address?.as_link_addr().copied()).flatten());
     found.with_context(|| format!("a device {name}"))
 }
 
-fn mac(namespace: &Namespace, device: &str) -> Result<[u8; 6]> {
+/// The link address of a device.
+pub(crate) fn mac(namespace: &Namespace, device: &str) -> Result<[u8; 6]> {
     namespace.run(|| link(device)?.addr().context("a link address"))?
 }

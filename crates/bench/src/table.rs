@@ -41,6 +41,11 @@ impl Line {
         Line::new(name, ours, limit, unit, Some(1.0))
     }
 
+    /// A count that should be none; it stands where a ratio would.
+    pub fn none(name: impl Into<String>, count: f64, unit: &'static str) -> Line {
+        Line { ratio: count, baseline: 0.0, ..Line::new(name, count, 1.0, unit, Some(0.0)) }
+    }
+
     /// A figure with nothing to compare it with.
     pub fn figure(name: impl Into<String>, ours: f64, unit: &'static str) -> Line {
         Line { baseline: f64::NAN, ratio: f64::NAN, ..Line::new(name, ours, ours, unit, None) }
@@ -68,6 +73,13 @@ impl std::fmt::Display for Line {
 pub fn number(value: f64) -> String {
     let text = value.to_string();
     if value < 1_000.0 { text } else { format!("{},{}", &text[..text.len() - 3], &text[text.len() - 3..]) }
+}
+
+/// What so many percent of measurements do not exceed.
+pub fn percentile(mut measured: Vec<f64>, percent: usize) -> f64 {
+    measured.sort_by(f64::total_cmp);
+    let at = (measured.len() * percent).div_ceil(100);
+    measured.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
 /// The middle one of measurements.
@@ -99,5 +111,17 @@ mod tests {
         assert_eq!(median(vec![9.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), 3.0);
         assert!(median(Vec::new()).is_nan());
+    }
+
+    #[test]
+    fn percentiles_are_measurements() {
+        let ten = || (1..=10).rev().map(f64::from).collect();
+        assert_eq!([percentile(ten(), 90), percentile(ten(), 100), percentile(vec![7.0], 90)], [9.0, 10.0, 7.0]);
+        assert!(percentile(Vec::new(), 90).is_nan());
+    }
+
+    #[test]
+    fn a_count_that_should_be_none_is_met_by_none_alone() {
+        assert_eq!([0.0, 1.0].map(|count| Line::none("", count, "").met), [Some(true), Some(false)]);
     }
 }

@@ -21,6 +21,7 @@ mod lower;
 mod lowering;
 mod model;
 mod names;
+mod phases;
 mod piece;
 mod render;
 mod trace;
@@ -36,6 +37,7 @@ pub use intervals::{merge, next, previous};
 pub use lower::{denied_counter, group_denied_counter, invalid_counter, lower, lower_beyond, rule_counter};
 pub use lowering::Lowering;
 pub use model::*;
+pub use phases::Phase;
 pub use trace::trace;
 
 /// What a named counter has counted since its table was made.

@@ -135,7 +135,7 @@ fn a_failed_commit_leaves_the_former_rules_says_so_and_is_made_good_as_a_whole()
     assert_eq!(generations(&after), [("web".to_string(), 2)]);
     assert_eq!(after.conditions[0].status, "True");
     let last = node.enforcement.kernel().taken.last().cloned().unwrap();
-    assert_eq!(&last.ops[..3], [Op::AddTable, Op::DeleteTable, Op::AddTable], "whatever the failure has left, it is replaced");
+    assert!(!last.ops.contains(&Op::DeleteTable), "what the failure has left is read, and only the difference made: {last}");
     assert_ne!(node.table(), before);
 }
 
@@ -159,10 +159,9 @@ fn a_restart_takes_over_what_is_there() {
     fewer.remove(1);
     third.list(&fewer);
     third.synced();
-    let taken = third.enforcement.kernel().taken.clone();
-    assert_eq!(taken.len(), 1);
-    assert!(!taken[0].ops.contains(&Op::DeleteTable), "{:?}", taken[0].ops);
-    assert!(taken[0].ops.iter().any(|op| matches!(op, Op::DeleteMapElements(..))), "{:?}", taken[0].ops);
+    let taken: Vec<Op> = third.enforcement.kernel().taken.iter().flat_map(|transaction| transaction.ops.clone()).collect();
+    assert!(!taken.contains(&Op::DeleteTable), "{taken:?}");
+    assert!(taken.iter().any(|op| matches!(op, Op::DeleteMapElements(..))), "{taken:?}");
     assert_eq!(third.table(), Node::with(&fewer, &[]).table());
 }
 

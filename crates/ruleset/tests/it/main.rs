@@ -6,5 +6,6 @@ mod fake_kernel;
 mod generate;
 mod golden;
 mod lint;
+mod phases;
 mod properties;
 mod trace;
