@@ -151,13 +151,13 @@ fn the_kernel_says_what_the_oracle_says_where_pods_are_bridged() -> Result<()> {
     the_kernel_says_what_the_oracle_says(Wiring::Bridged)
 }
 
-/// Each rule of a group opens one port too many.
-fn one_port_too_many(ruleset: &mut Ruleset) {
+/// Each rule of a group opens some ports too many.
+fn ports_too_many(ruleset: &mut Ruleset) {
     for name in ruleset.chains.clone().keys().filter(|name| name.starts_with("in/") || name.starts_with("out/")) {
         let Some(chain) = ruleset.chains.get_mut(name) else { continue };
         for test in Arc::make_mut(chain).rules.iter_mut().flat_map(|rule| &mut rule.matches) {
             if let Match::DestinationPorts { to, .. } = test {
-                *to = to.saturating_add(1);
+                *to = to.saturating_add(500);
             }
         }
     }
@@ -167,18 +167,21 @@ fn one_port_too_many(ruleset: &mut Ruleset) {
 #[test]
 fn a_fault_is_found_and_shown_by_one_rule() -> Result<()> {
     for wiring in Wiring::ALL {
-        let (mut bench, mut dice) = (Bench::with_fault(wiring, one_port_too_many)?, Dice::new());
-        // One port in 65,536 is wrong: by chance a run may miss it.
+        let (mut bench, mut dice) = (Bench::with_fault(wiring, ports_too_many)?, Dice::new());
+        // Few ports of 65,536 are wrong: by chance a run may miss them.
         let mut found = None;
-        for _ in 0..5 {
-            if let (met, Some(difference)) = run(&mut bench, &mut dice, &[usize::MAX])? {
+        for _ in 0..10 {
+            // What one pod lets go too far, the next one may refuse in other words: that takes more to show.
+            if let (met, Some(difference)) = run(&mut bench, &mut dice, &[usize::MAX])?
+                && difference.seen == Verdict::Allow
+            {
                 found = Some((met, difference));
                 break;
             }
         }
         let Some((met, difference)) = found else { bail!("{wiring:?}: the fault was not found, KSG_SEED={}", dice.seed) };
         println!("{wiring:?}, after {} cases: {difference}", met.cases);
-        ensure!(difference.again && difference.before.is_none() && difference.seen == Verdict::Allow, "{difference}");
+        ensure!(difference.again && difference.before.is_none(), "{difference}");
         let draft = &difference.draft;
         ensure!(draft.rules.len() == 1, "more than one rule: {difference}");
         ensure!(draft.pieces().len() <= 5, "more than a rule, a pod or two, and a member: {difference}");

@@ -118,11 +118,19 @@ pub struct Attachment {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
     /// Pods of its namespace.
-    Pods(Selector),
+    Pods(PodSelector),
     /// No pod: it is about nodes, which is not supported yet and refused at admission.
     Nodes,
     /// The selector cannot be understood: every pod of the namespace is guarded, so that none is open that should be closed (S38).
     Unknown,
+}
+
+/// Which pods of a namespace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodSelector {
+    selector: Selector,
+    /// A label that every pod must have that is selected, where there is one: by it the few that concern a pod are found among many.
+    needs: Option<(String, String)>,
 }
 
 /// What a namespace says.
@@ -418,6 +426,10 @@ impl Object {
 }
 
 fn target(object: &ObjectRef, pods: Option<LabelSelector>, nodes: bool, problems: &mut Vec<Problem>) -> Target {
+    let needs = pods
+        .as_ref()
+        .and_then(|selector| selector.match_labels.as_ref()?.first_key_value())
+        .map(|(key, value)| (key.clone(), value.clone()));
     let selector = match (pods, nodes) {
         (Some(selector), false) => Selector::try_from(selector).map_err(|error| error.to_string()),
         (None, true) => {
@@ -427,7 +439,7 @@ fn target(object: &ObjectRef, pods: Option<LabelSelector>, nodes: bool, problems
         _ => Err("exactly one of podSelector and nodeSelector is needed".to_string()),
     };
     match selector {
-        Ok(selector) => Target::Pods(selector),
+        Ok(selector) => Target::Pods(PodSelector { selector, needs }),
         Err(why) => {
             let message = format!("{why}; every pod of the namespace is guarded until the selector can be understood");
             problems.push(Problem::whole(object.clone(), NOT_UNDERSTOOD, message));
@@ -440,9 +452,17 @@ impl Target {
     /// Whether a pod of the attachment's namespace with these labels is selected.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         match self {
-            Target::Pods(selector) => selector.matches(labels),
+            Target::Pods(PodSelector { selector, .. }) => selector.matches(labels),
             Target::Nodes => false,
             Target::Unknown => true,
+        }
+    }
+
+    /// A label without which no pod is selected.
+    pub fn needs(&self) -> Option<(&str, &str)> {
+        match self {
+            Target::Pods(PodSelector { needs, .. }) => needs.as_ref().map(|(key, value)| (key.as_str(), value.as_str())),
+            Target::Nodes | Target::Unknown => None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::index::Cluster;
+use crate::index::{Attachment, Cluster, Pod};
 use crate::model::{GroupRef, NodeName, PodRef};
 use crate::problem::{AttachmentRef, ObjectRef, Problem};
 
@@ -52,11 +52,12 @@ impl Resolution {
 pub fn resolve(cluster: &Cluster) -> Resolution {
     let mut resolution = Resolution::default();
     let owners = owners(cluster);
+    let mut attachments = Attachments::default();
     for (name, pod) in cluster.pods.iter().filter(|(_, pod)| !pod.finished) {
-        let first = AttachmentRef { namespace: name.namespace.clone(), name: String::new() };
-        let attachments = cluster.attachments.range(first..).take_while(|(attachment, _)| attachment.namespace == name.namespace);
-        let selecting: Vec<&AttachmentRef> =
-            attachments.filter(|(_, attachment)| attachment.target.matches(&pod.labels)).map(|(attachment, _)| attachment).collect();
+        if attachments.namespace != name.namespace {
+            attachments = Attachments::of(cluster, &name.namespace);
+        }
+        let selecting = attachments.selecting(pod);
         if pod.host_network {
             for attachment in selecting {
                 resolution.skipped.entry(attachment.clone()).or_default().insert(name.clone());
@@ -83,6 +84,34 @@ pub fn resolve(cluster: &Cluster) -> Resolution {
         resolution.endpoints.insert(name.clone(), Membership { node: pod.node.clone(), addresses, groups, missing });
     }
     resolution
+}
+
+/// The attachments of one namespace, so that a pod is not compared with all of them.
+#[derive(Default)]
+struct Attachments<'a> {
+    namespace: &'a str,
+    by_label: BTreeMap<(&'a str, &'a str), Vec<(&'a AttachmentRef, &'a Attachment)>>,
+    others: Vec<(&'a AttachmentRef, &'a Attachment)>,
+}
+
+impl<'a> Attachments<'a> {
+    fn of(cluster: &'a Cluster, namespace: &'a str) -> Attachments<'a> {
+        let mut all = Attachments { namespace, ..Attachments::default() };
+        let first = AttachmentRef { namespace: namespace.into(), name: String::new() };
+        for (name, facts) in cluster.attachments.range(first..).take_while(|(name, _)| name.namespace == namespace) {
+            match facts.target.needs() {
+                Some(label) => all.by_label.entry(label).or_default().push((name, facts)),
+                None => all.others.push((name, facts)),
+            }
+        }
+        all
+    }
+
+    fn selecting(&self, pod: &Pod) -> Vec<&'a AttachmentRef> {
+        let labelled = pod.labels.iter().filter_map(|(key, value)| self.by_label.get(&(key.as_str(), value.as_str()))).flatten();
+        let all = labelled.chain(&self.others);
+        all.filter(|(_, attachment)| attachment.target.matches(&pod.labels)).map(|(name, _)| *name).collect()
+    }
 }
 
 /// S3: the group that a namespace gives to its pods that are in no other.
