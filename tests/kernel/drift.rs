@@ -1,4 +1,4 @@
-//! Somebody changes our table by hand: found at the next look, put right in one transaction, and counted (P12, P13).
+//! Somebody changes our table by hand: found at the next look, put right, and counted (P12, P13).
 
 use agent::enforce::Enforcement;
 use agent::plan::Plan;

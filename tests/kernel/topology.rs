@@ -195,7 +195,9 @@ impl Topology {
                 Some(present) => diff(&present, wanted),
                 None => Transaction::replace(wanted),
             };
-            kernel.commit(&transaction)?;
+            for (_, part) in transaction.phases() {
+                kernel.commit(&part)?;
+            }
             ensure!(kernel.load()?.as_ref() == Some(wanted), "the kernel has another ruleset than was sent");
             Ok(())
         })?

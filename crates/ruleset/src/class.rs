@@ -9,9 +9,9 @@
 //!       ─ udp, sctp …
 //!       ─ what has no ports ─ who may
 //! ```
-//! *Who may* is a rule for each (rule, peer) and each family that endpoints here have, with its counter, as long as they are few; more are merged into one set of addresses and one
-//! of networks, and are counted together. The same peers are merged once in the whole table, and not where they have very many members: an
-//! address stands in as many sets as there are different lists of peers that have it.
+//! *Who may* is a rule for each (rule, peer) and each family that endpoints here have, with its counter, as long as they are few; more are
+//! merged into one set of addresses and one of networks, and are counted together. The same peers are merged once in the whole table, and not
+//! where they have very many members: an address stands in as many sets as there are different lists of peers that have it.
 //!
 //! Measured against other layouts by `tests/bench packets`. Maps that begin with the peer's address are as fast, but a change of one
 //! member makes the kernel check every verdict of the table again; a port is found faster in a hash than among intervals.

@@ -1,11 +1,11 @@
 //! How nftables would say it.
 //!
-//! *In:* a [`policy::model::NodePolicy`]. *Out:* a [`Ruleset`], and the [`Transaction`] that leads from one to another:
-//! `lower ─▶ diff`. Beside them the fake kernel, which refuses what the kernel refuses, and the packet trace.
+//! *In:* a [`policy::model::NodePolicy`]. *Out:* a [`Ruleset`], and the [`Transaction`]s that lead from one to another:
+//! `lower ─▶ diff ─▶ phases`. Beside them the fake kernel, which refuses what the kernel refuses, and the packet trace.
 //!
 //! Invariants
 //! 1. No I/O, no clock, no failure.
-//! 2. The ruleset depends on the policy only.
+//! 2. The ruleset depends on the policy only. [`Lowering`] remembers what it made to do less, never to make something else.
 //! 3. One table, ours. Named objects only, no anonymous sets.
 //! 4. This is the only crate that knows nft names.
 
