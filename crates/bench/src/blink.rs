@@ -165,9 +165,15 @@ impl Agent {
         Ok(self.enforcement.enforce(plan, || Time(Timestamp::UNIX_EPOCH)).map_err(|failure| anyhow!("{failure}"))?.ops)
     }
 
-    /// Puts something into the table that allows and denies nothing, and looks at it: whose table it is makes it anew as a whole (P12).
-    fn touch(&mut self) -> Result<()> {
+    /// Somebody puts something into the table that allows and denies nothing, and the agent looks at it (P12): what it can read it puts
+    /// right, what it cannot read it makes anew as a whole.
+    fn touched(&mut self, lane: &Lane, readable: bool) -> Result<()> {
         self.enforcement.kernel().commit(&Transaction { ops: vec![Op::AddChain("stray".into(), None)] })?;
+        if !readable {
+            let added =
+                lane.node.command("nft").args(["add", "rule", "inet", "k8s-sg", "stray", "meta", "mark", "1", "accept"]).status()?;
+            ensure!(added.success(), "nft adds no rule");
+        }
         ensure!(self.enforcement.recheck().map_err(|failure| anyhow!("{failure}"))?, "the stray chain is not noticed");
         Ok(())
     }
@@ -215,8 +221,8 @@ pub fn run(trial: &Trial) -> Result<Report> {
         if update == Update::Restart || fault.is_some() {
             agent = agent.restart(&lane)?;
         }
-        if update == Update::Replacement && fault.is_none() {
-            agent.touch()?;
+        if matches!(update, Update::Repair | Update::Replacement) && fault.is_none() {
+            agent.touched(&lane, update == Update::Repair)?;
         }
         let ops = agent.enforce(&policy).with_context(|| format!("update {number} ({update:?})"))?;
         let changes = update != Update::Restart || fault.is_some();
@@ -236,7 +242,7 @@ pub fn run(trial: &Trial) -> Result<Report> {
 /// empty to packets until the kernel has come to the end of the batch where it sorts them only then (Linux 6.18).
 pub fn measure(tell: &mut impl FnMut(Line)) -> Result<()> {
     let trials: [(&str, &'static [Update]); 2] = [
-        ("changes and restarts", &Update::CHANGES),
+        ("changes, restarts and repairs", &Update::CHANGES),
         ("changes, a third of them tables made anew", &[Update::Peer, Update::ManyRules, Update::Replacement]),
     ];
     for (what, kinds) in trials {

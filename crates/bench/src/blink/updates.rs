@@ -34,13 +34,15 @@ pub enum Update {
     OnDeny,
     /// Nothing: the agent ends, and another takes the table over.
     Restart,
+    /// Somebody has put something into the table, which goes.
+    Repair,
     /// The table is made anew as a whole.
     Replacement,
 }
 
 impl Update {
     /// Every kind.
-    pub const ALL: [Update; 11] = [
+    pub const ALL: [Update; 12] = [
         Update::Rule,
         Update::ManyRules,
         Update::Ports,
@@ -51,10 +53,11 @@ impl Update {
         Update::Entry,
         Update::OnDeny,
         Update::Restart,
+        Update::Repair,
         Update::Replacement,
     ];
     /// Those that change a table step by step.
-    pub const CHANGES: [Update; 10] = [
+    pub const CHANGES: [Update; 11] = [
         Update::Rule,
         Update::ManyRules,
         Update::Ports,
@@ -65,6 +68,7 @@ impl Update {
         Update::Entry,
         Update::OnDeny,
         Update::Restart,
+        Update::Repair,
     ];
 }
 
@@ -176,7 +180,7 @@ impl State {
                 turn(&mut self.entries, ENTRIES.len());
             }
             Update::OnDeny => self.rejects = !self.rejects,
-            Update::Restart | Update::Replacement => {}
+            Update::Restart | Update::Repair | Update::Replacement => {}
         }
         update
     }
@@ -273,7 +277,7 @@ mod tests {
             let update = state.change();
             *kinds.entry(update).or_default() += 1;
             let policy = state.policy();
-            let changed = !matches!(update, Update::Restart | Update::Replacement);
+            let changed = !matches!(update, Update::Restart | Update::Repair | Update::Replacement);
             assert_eq!(policy != before, changed, "{number}: {update:?}");
             for v4 in [true, false] {
                 let met = [(1, 0, 7), (2, 0, 7), (1, 0, 9), (1, 1, 7)].map(|(net, pod, port)| judged(&policy, net, v4, pod, port));
