@@ -13,8 +13,18 @@
 //! merged into one set of addresses and one of networks, and are counted together. The same peers are merged once in the whole table, and not
 //! where they have very many members: an address stands in as many sets as there are different lists of peers that have it.
 //!
-//! Measured against other layouts by `tests/bench packets`. Maps that begin with the peer's address are as fast, but a change of one
-//! member makes the kernel check every verdict of the table again; a port is found faster in a hash than among intervals.
+//! Other layouts beside it, by `tests/bench packets`: the first packet of a connection, allowed by the last of 250 rules in 5 groups, against
+//! conntrack alone (Linux 6.18, one run):
+//!
+//! ```text
+//!                        ports differ   one port   and 250 networks
+//! this one                       1.22       1.22               1.21
+//! peer first                     1.40       1.39               7.80
+//! port first                     1.29      11.48              15.72
+//! port first, intervals          1.43      11.38              15.76
+//! one rule a peer                4.91      14.64              22.44
+//! ```
+//! With maps that begin with the peer's address, a change of one member makes the kernel check every verdict of the table again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
