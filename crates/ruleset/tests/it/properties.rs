@@ -1,5 +1,8 @@
 //! What holds of every policy, ruleset and packet.
 
+use std::sync::Arc;
+
+use policy::model::NodePolicy;
 use policy::verdict;
 use proptest::prelude::*;
 use ruleset::{FakeKernel, Fingerprint, Kernel, Lowering, Refused, Ruleset, Transaction, diff, lower_beyond, trace};
@@ -23,11 +26,57 @@ fn leads(from: &Ruleset, to: &Ruleset) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// A policy with one thing fewer, for each thing there is.
+fn without_one(policy: &NodePolicy) -> Vec<NodePolicy> {
+    let mut all = Vec::new();
+    let mut take = |change: &dyn Fn(&mut NodePolicy)| {
+        let mut less = policy.clone();
+        change(&mut less);
+        all.push(less);
+    };
+    for group in policy.members.keys() {
+        take(&|less| drop(less.members.remove(group)));
+    }
+    for (group, address) in policy.members.iter().flat_map(|(group, members)| members.iter().map(move |address| (group, address))) {
+        take(&|less| {
+            if let Some(members) = less.members.get_mut(group) {
+                members.remove(address);
+            }
+        });
+    }
+    for list in policy.prefix_lists.keys() {
+        take(&|less| drop(less.prefix_lists.remove(list)));
+        take(&|less| drop(less.prefix_lists.insert(list.clone(), Arc::default())));
+    }
+    for group in policy.groups.keys() {
+        take(&|less| drop(less.groups.remove(group)));
+        take(&|less| drop(less.groups.insert(group.clone(), Arc::default())));
+    }
+    for pod in policy.endpoints.keys() {
+        take(&|less| drop(less.endpoints.remove(pod)));
+        take(&|less| less.endpoints.get_mut(pod).into_iter().for_each(|endpoint| endpoint.groups.clear()));
+    }
+    take(&|less| less.cluster_dns.clear());
+    take(&|less| less.exempt.clear());
+    all
+}
+
 proptest! {
     /// What `lower` makes is legal, and every change of policy is one legal transaction that leads where it should.
     #[test]
     fn changes_of_policy_lead_there(from in generate::policy(), to in generate::policy(), few in 0..9usize) {
         leads(&lower_beyond(&from, few), &lower_beyond(&to, few))?;
+    }
+
+    /// The same where one thing is taken away and comes back: nothing else changes that would have it made anew by chance.
+    #[test]
+    fn lowering_follows_every_single_thing(policy in generate::policy(), few in 0..9usize) {
+        let mut lowering = Lowering::beyond(few);
+        for less in without_one(&policy) {
+            for policy in [&policy, &less, &policy] {
+                prop_assert_eq!(lowering.lower(policy), lower_beyond(policy, few));
+            }
+        }
     }
 
     /// What is made from what was before is what is made from nothing, whichever way policies go.
