@@ -130,7 +130,7 @@ fn the_fingerprint_is_stable_and_tells_rulesets_apart() {
 
 #[test]
 fn the_same_peers_are_merged_once_and_very_many_members_not_at_all() {
-    let with = |groups: u32, members: u32| {
+    let policy = |groups: u32, members: u32| {
         let peers = |port: u16| (0..groups).map(move |n| rule(&format!("{port}-{n}"), tcp(port), &format!("peers/g{n}")));
         let ingress: Vec<Rule> = [80, 443, 8080].into_iter().flat_map(peers).collect();
         let mut policy =
@@ -139,7 +139,10 @@ fn the_same_peers_are_merged_once_and_very_many_members_not_at_all() {
             let addresses = (0..members).map(|place| IpAddr::from(std::net::Ipv4Addr::from_bits(0x0b00_0000 + n * members + place)));
             policy.members.insert(group(&format!("peers/g{n}")), addresses.collect());
         }
-        let table = lower(&policy);
+        policy
+    };
+    let with = |groups: u32, members: u32| {
+        let table = lower(&policy(groups, members));
         let merged = table.sets.keys().filter(|name| name.starts_with("members") && name.matches('/').count() == 1).count();
         (merged, table.chains["in/shop/web/tcp/443"].rules.len())
     };
@@ -147,6 +150,11 @@ fn the_same_peers_are_merged_once_and_very_many_members_not_at_all() {
     assert_eq!(with(8, 40), (0, 16), "eight are looked at one by one");
     assert_eq!(with(16, 4_096), (2, 2), "65,536 addresses");
     assert_eq!(with(9, 8_000), (0, 18), "72,000 addresses stand in the groups' own sets only");
+    // Also where they have become so many, or so few, one after another.
+    let mut lowering = Lowering::default();
+    for members in [40, 8_000, 8_001, 41, 40] {
+        assert!(lowering.lower(&policy(9, members)) == lower(&policy(9, members)), "{members}");
+    }
 }
 
 #[test]
