@@ -27,7 +27,7 @@ struct Refusal {
     wait: u32,
 }
 
-/// Looks at the table, which come once a minute, from one try to the next: each try makes the table anew.
+/// Looks at the table from one try to the next. They come once a minute, and oftener only where somebody else touches the table.
 const WAIT: u32 = 5;
 
 impl HeldBack {

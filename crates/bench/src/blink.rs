@@ -60,7 +60,7 @@ pub struct Trial {
 
 impl Default for Trial {
     fn default() -> Self {
-        Trial { seed: 1, updates: 1_000, kinds: &Update::ALL, apart: Duration::from_millis(15), rate: 10_000, fault: None }
+        Trial { seed: 1, updates: 1_000, kinds: Update::ALL, apart: Duration::from_millis(15), rate: 10_000, fault: None }
     }
 }
 
@@ -242,7 +242,7 @@ pub fn run(trial: &Trial) -> Result<Report> {
 /// empty to packets until the kernel has come to the end of the batch where it sorts them only then (Linux 6.18).
 pub fn measure(tell: &mut impl FnMut(Line)) -> Result<()> {
     let trials: [(&str, &'static [Update]); 2] = [
-        ("changes, restarts and repairs", &Update::CHANGES),
+        ("changes, restarts and repairs", Update::CHANGES),
         ("changes, a third of them tables made anew", &[Update::Peer, Update::ManyRules, Update::Replacement]),
     ];
     for (what, kinds) in trials {

@@ -286,11 +286,7 @@ impl Cluster {
             Kind::Attachment => replace(&mut self.attachments, listed.attachments),
             Kind::PrefixList => replace(&mut self.prefix_lists, listed.prefix_lists),
             Kind::Namespace => replace(&mut self.namespaces, listed.namespaces),
-            Kind::MemberSlice => {
-                let changed = self.slices != listed.slices;
-                self.slices.replace(listed.slices);
-                changed.into()
-            }
+            Kind::MemberSlice => self.slices.replace(listed.slices).into(),
             Kind::Dns => replace(&mut self.dns, listed.dns),
         }
     }

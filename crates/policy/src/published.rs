@@ -95,17 +95,20 @@ impl MemberSlices {
         }
     }
 
-    /// These and no others, at the cost of what differs.
-    pub fn replace(&mut self, new: MemberSlices) {
+    /// These and no others, at the cost of what differs; whether anything does.
+    pub fn replace(&mut self, new: MemberSlices) -> bool {
+        let mut changed = false;
         let gone: Vec<_> = self.slices.keys().filter(|key| !new.slices.contains_key(*key)).cloned().collect();
         for key in &gone {
-            self.remove(key);
+            changed |= self.remove(key).is_some();
         }
         for (key, slice) in new.slices {
             if self.slices.get(&key) != Some(&slice) {
                 self.insert(key, slice);
+                changed = true;
             }
         }
+        changed
     }
 
     /// What is said of the group of this namespace and id.
@@ -161,7 +164,7 @@ mod tests {
         let mut new = MemberSlices::default();
         new.insert(key("b"), slice("sg-1", true, &["10.0.0.2", "10.0.0.1"]));
         new.insert(key("d"), slice("sg-4", true, &[]));
-        slices.replace(new.clone());
+        assert!(slices.replace(new.clone()) && !slices.replace(new.clone()));
         assert_eq!(slices, new);
     }
 
