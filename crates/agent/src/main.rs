@@ -18,6 +18,7 @@
 
 mod agent;
 mod bridge;
+mod disabled;
 mod facts;
 mod metrics;
 mod pace;
@@ -82,6 +83,9 @@ struct Options {
     /// it by. Needs Linux 6.9; on an older one the table is anybody's, and what they do to it is put right.
     #[arg(long, env = "OWN_TABLE", default_value_t = true, action = clap::ArgAction::Set)]
     own_table: bool,
+    /// Whether the rules are enforced. With false this node's table is removed and nothing is in force, and the report says so.
+    #[arg(long, env = "ENFORCE", default_value_t = true, action = clap::ArgAction::Set)]
+    enforce: bool,
     /// Seconds between two reports of what groups have counted, 10 at least: each is a write of this node's report where counts have changed.
     #[arg(long, env = "COUNTS_INTERVAL", default_value_t = 60, value_parser = clap::value_parser!(u32).range(10..))]
     counts_interval: u32,
@@ -138,6 +142,9 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let node = NodeName(options.node_name);
     let shutdown = shutdown::on_signal()?;
     require_net_admin()?;
+    if !options.enforce {
+        return disabled::run(node, options.own_table, options.listen, shutdown).await;
+    }
     let set = options.set_bridge_netfilter;
     let (touched, foreign) = mpsc::channel(1);
     let (support, mut supported) = watch::channel(Support::default());

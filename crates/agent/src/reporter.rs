@@ -67,7 +67,8 @@ impl Reporter {
         }
     }
 
-    async fn write(&self, status: &NodeReportStatus) -> Result<(), Error> {
+    /// Writes it, once.
+    pub async fn write(&self, status: &NodeReportStatus) -> Result<(), Error> {
         match patch::status(&self.reports, MANAGER, &self.node.0, None, status).await {
             Err(error) if error.is_not_found() => {
                 self.create().await?;

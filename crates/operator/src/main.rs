@@ -19,6 +19,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::run::RunArgs;
+use crate::uninstall::UninstallArgs;
 
 mod due;
 mod events;
@@ -29,6 +30,7 @@ mod finalizer;
 mod metrics;
 mod outbox;
 mod run;
+mod uninstall;
 mod write;
 
 /// The operator of kube-security-groups.
@@ -45,6 +47,8 @@ struct Cli {
 enum Command {
     /// Run in a cluster (what happens without a command, too).
     Run(RunArgs),
+    /// Prepare the cluster for the removal of the manifests: rules, agents, the operator, finalizers, slices and reports go.
+    Uninstall(UninstallArgs),
     /// Print the CustomResourceDefinitions.
     Crds {
         /// Write each to a file of this folder instead.
@@ -60,6 +64,7 @@ fn main() -> anyhow::Result<()> {
             runtime::shutdown::end_on_panic();
             tokio::runtime::Runtime::new()?.block_on(run::run(args))
         }
+        Command::Uninstall(args) => tokio::runtime::Runtime::new()?.block_on(uninstall::uninstall(args)),
         Command::Crds { out: Some(folder) } => write_crds(&folder),
         Command::Crds { out: None } => print_crds(),
     }

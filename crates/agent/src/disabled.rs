@@ -1,0 +1,88 @@
+//! Enforcement is switched off (`--enforce=false`): this node's table goes, the report says that nothing is in force, and the program stays.
+//! So an administrator opens everything without taking the product away, and so it is uninstalled.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use api::NodeReportStatus;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use netlink::Nftables;
+use policy::model::NodeName;
+use ruleset::{Kernel, Op, Transaction};
+use runtime::client::{self, with_causes};
+use runtime::condition::{Status, Wanted, merge};
+use runtime::health::{self, Readiness, Registry};
+use runtime::patch::now;
+use runtime::shutdown::CancellationToken;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use crate::reporter::Reporter;
+
+/// What `/readyz` waits for: a rollout of this setting is complete when no rule is left anywhere, and every report says so.
+const REMOVED: &str = "removal of the table";
+/// Between two tries.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Removes the table, says so, and waits for shutdown.
+pub async fn run(node: NodeName, own_table: bool, listen: SocketAddr, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let readiness = Readiness::default();
+    readiness.wait(REMOVED, "enforcement is switched off (--enforce=false), and the table inet k8s-sg is not removed yet");
+    let registry = Registry::with_prefix("securitygroups_agent");
+    let (address, _server) =
+        health::serve(listen, readiness.clone(), registry, shutdown.clone()).await.with_context(|| format!("cannot listen on {listen}"))?;
+    tracing::info!(%node, %address, version = env!("CARGO_PKG_VERSION"), "starting, to enforce nothing");
+    let reporter = Reporter::new(&client::connect().await?, node);
+    let off = async {
+        remove(own_table, &reporter, &readiness).await;
+        shutdown.cancelled().await;
+    };
+    tokio::select! {
+        () = off => {}
+        () = shutdown.cancelled() => {}
+    }
+    Ok(())
+}
+
+async fn remove(own_table: bool, reporter: &Reporter, readiness: &Readiness) {
+    while let Err(error) = remove_table(own_table).await {
+        readiness.wait(REMOVED, &error);
+        tracing::error!(error, "cannot remove the table inet k8s-sg; trying again");
+        sleep(AGAIN).await;
+    }
+    let status = report(&reporter.earlier().await, &now());
+    while let Err(error) = reporter.write(&status).await {
+        let error = with_causes(&error);
+        readiness.wait(REMOVED, format!("it is removed, and the report does not say so yet: {error}"));
+        tracing::warn!(error, "cannot write the report; trying again");
+        sleep(AGAIN).await;
+    }
+    readiness.done(REMOVED);
+    tracing::info!("enforcement is switched off: the table inet k8s-sg is removed, nothing is in force");
+}
+
+async fn remove_table(own_table: bool) -> Result<(), String> {
+    let remove = move || {
+        let mut kernel = if own_table { Nftables::open_as_owner()? } else { Nftables::open()? };
+        // Reading adopts what an earlier owner has left. What cannot be read goes all the same.
+        let _ = kernel.load();
+        // The first step makes the second legal.
+        kernel.commit(&Transaction { ops: vec![Op::AddTable, Op::DeleteTable] })
+    };
+    match spawn_blocking(remove).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(with_causes(&error)),
+        Err(panicked) => Err(panicked.to_string()),
+    }
+}
+
+fn report(earlier: &NodeReportStatus, now: &Time) -> NodeReportStatus {
+    let ready = Wanted {
+        type_: api::condition::READY,
+        status: Status::False,
+        reason: "EnforcementOff".into(),
+        message: "enforcement is switched off on this node (--enforce=false): the table inet k8s-sg is removed, every packet passes".into(),
+    };
+    NodeReportStatus { conditions: merge(&earlier.conditions, vec![ready], None, now), ..NodeReportStatus::default() }
+}
