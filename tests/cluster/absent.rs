@@ -31,7 +31,7 @@ fn manifests(cluster: &Cluster) -> String {
         group("t", "both", "ingress: []", &["here", "there"]),
     ]
     .concat();
-    manifests.replace("NODE0", cluster.node(0).name()).replace("NODE1", cluster.node(1).name()).replace("IMAGE", lab::Image::PRODUCT)
+    manifests.replace("NODE0", cluster.node(0).name()).replace("NODE1", cluster.node(1).name()).replace("IMAGE", lab::images::PROBE)
 }
 
 /// Whether a group is programmed, and what is said of it.

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Builder, Cluster, Image};
+use lab::{Builder, Cluster, images};
 use probe::stream::Kind;
 use probe::{Report, Stream, Target};
 use serde_json::Value;
@@ -21,7 +21,7 @@ pub async fn start(name: &str) -> Result<Cluster> {
 
 /// The same of another kind.
 pub async fn start_with(builder: Builder) -> Result<Cluster> {
-    let cluster = builder.nodes(2).images([Image::product()?]).start().await?;
+    let cluster = builder.nodes(2).images([images::product()?]).start().await?;
     if Path::new("/proc/sys/net/bridge").exists() {
         // A bridge shows nothing to nftables but what the agent makes it show.
         for node in cluster.nodes() {
@@ -49,7 +49,7 @@ pub fn in_turn(cluster: &Cluster, topics: &[(&str, Topic)]) -> Result<()> {
 /// and its groups and attachments in force.
 pub fn apply(cluster: &Cluster, namespace: &str, manifests: &str) -> Result<()> {
     let manifests =
-        manifests.replace("NODE0", cluster.node(0).name()).replace("NODE1", cluster.node(1).name()).replace("IMAGE", Image::PRODUCT);
+        manifests.replace("NODE0", cluster.node(0).name()).replace("NODE1", cluster.node(1).name()).replace("IMAGE", images::PROBE);
     cluster.kubectl_stdin(&["apply", "-f", "-"], &manifests)?;
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--namespace", namespace, "--timeout=60s"])?;
     in_force(cluster, namespace)

@@ -108,7 +108,7 @@ fn new_pods(cluster: &Cluster) -> Result<()> {
         .map(|name| pod("t", name, "NODE0", "--tcp=80", "").replace(&format!("app: {name}"), "app: server"))
         .collect::<String>()
         .replace("NODE0", cluster.node(0).name())
-        .replace("IMAGE", lab::Image::PRODUCT);
+        .replace("IMAGE", lab::images::PROBE);
     let before = within_a_second(cluster)?;
     cluster.kubectl_stdin(&["apply", "-f", "-"], &manifests)?;
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--namespace=t", "--timeout=60s"])?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, Patch, PatchParams};
-use lab::{Cluster, Image};
+use lab::{Cluster, images};
 use serde_json::json;
 
 use super::fixture::start;
@@ -29,7 +29,7 @@ fn pods(cluster: &Cluster) -> Vec<serde_json::Value> {
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": format!("p{i}"), "namespace": NAMESPACES[i % 2], "labels": {"app": label}},
             "spec": {"nodeName": cluster.node(i / 2 % 2).name(), "terminationGracePeriodSeconds": 0, "containers": [{
-                "name": "c", "image": Image::PRODUCT, "imagePullPolicy": "Never",
+                "name": "c", "image": images::PROBE, "imagePullPolicy": "Never",
                 "command": ["/bin/probe", "serve", "--tcp", "80,81", "--udp", "80"],
             }]},
         }));

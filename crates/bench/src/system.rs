@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::{Cluster, Image, Signals};
+use lab::{Cluster, Signals};
 use tokio::task::block_in_place;
 
 use crate::table::Line;
@@ -51,7 +51,7 @@ pub fn measure(how: Thoroughness, tell: &mut impl FnMut(Line)) -> Result<()> {
 async fn on_a_cluster(how: Thoroughness, tell: &mut impl FnMut(Line)) -> Result<()> {
     let mut signals = Signals::new()?;
     let name = format!("bench-{}", std::process::id());
-    let mut starting = Box::pin(Cluster::builder(&name).nodes(2).images([Image::product()?]).start());
+    let mut starting = Box::pin(Cluster::builder(&name).nodes(2).images([lab::images::product()?]).start());
     let cluster = tokio::select! {
         biased;
         // What has been started goes with the future.
@@ -107,7 +107,7 @@ async fn until(what: &str, limit: Duration, mut so: impl FnMut() -> Result<bool>
 
 /// Manifests, in which NODE0, NODE1 and IMAGE stand for what they are called here; waits until pods, groups and attachments are ready.
 fn apply(cluster: &Cluster, namespace: &str, manifests: &str) -> Result<()> {
-    let names = [("NODE0", cluster.node(0).name()), ("NODE1", cluster.node(1).name()), ("IMAGE", Image::PRODUCT)];
+    let names = [("NODE0", cluster.node(0).name()), ("NODE1", cluster.node(1).name()), ("IMAGE", lab::images::PROBE)];
     let manifests = names.iter().fold(manifests.to_owned(), |text, (name, value)| text.replace(name, value));
     cluster.kubectl_stdin(&["apply", "-f", "-"], &manifests)?;
     let waits = [("Ready", "pod"), ("Ready", "sg,sgatt")];

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use demo::{Ledger, Matrix, Shop};
-use lab::{Cluster, Image, Signals};
+use lab::{Cluster, Signals};
 
 /// Security groups on a real two-node Kubernetes on this machine: installs the product, applies deploy/samples/three-tier.yaml,
 /// and shows with real connections who reaches whom. Takes everything down again, also on Ctrl-C, TERM and HUP.
@@ -59,7 +59,7 @@ fn title(number: u8, text: &str) {
 async fn show(keep: bool, mut signals: Signals) -> Result<ExitCode> {
     title(1, "A two-node Kubernetes, each node in namespaces of its own");
     let start = Instant::now();
-    let mut starting = Box::pin(Cluster::builder(NAME).nodes(2).images([Image::product()?]).start());
+    let mut starting = Box::pin(Cluster::builder(NAME).nodes(2).images([lab::images::product()?]).start());
     let cluster = tokio::select! {
         biased;
         // What has been started goes with the future, once that has been said.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use image::Image;
 use k8s_openapi::api::core::v1::{Node as NodeObject, ServiceAccount};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -15,7 +16,7 @@ use serde_json::json;
 use crate::addresses::{Dual, WORLD_CLIENTS, pods, world};
 use crate::control_plane::ControlPlane;
 use crate::credentials::Credentials;
-use crate::image::Image;
+use crate::images;
 use crate::kubectl::Running;
 use crate::netns::Namespace;
 use crate::network::Network;
@@ -100,7 +101,7 @@ impl Builder {
 
         let mut images = self.images;
         if self.nodes > 0 {
-            images.push(Image::probe()?);
+            images.push(images::probe()?);
         }
         let preparing = prepare_nodes(&dir, claim.trees(), network.nodes, self.topology, images);
         let kubeconfig = credentials.path("admin.kubeconfig");

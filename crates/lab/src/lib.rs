@@ -39,7 +39,7 @@ mod cluster;
 mod conntrack;
 mod control_plane;
 mod credentials;
-mod image;
+pub mod images;
 mod kubectl;
 mod netns;
 mod network;
@@ -52,7 +52,6 @@ pub mod state;
 
 pub use addresses::Dual;
 pub use cluster::{Builder, Cluster, World, attach};
-pub use image::Image;
 pub use netns::Namespace;
 pub use node::Node;
 pub use node_config::Topology;

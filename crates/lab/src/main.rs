@@ -59,7 +59,7 @@ enum Command {
 async fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Command::Up { name, nodes, topology, product } => {
-            let images = if product { vec![lab::Image::product()?] } else { Vec::new() };
+            let images = if product { vec![lab::images::product()?] } else { Vec::new() };
             let mut signals = Signals::new()?;
             let cluster = tokio::select! {
                 biased;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::addresses::{POD_CIDRS, pods};
 use crate::credentials::Credentials;
-use crate::image::Image;
+use crate::images;
 use crate::programs::find_in_path;
 
 /// How the pods of one node are connected.
@@ -107,7 +107,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
     conf_dir = "{dir}/cni"
 "#,
         dir = dir.display(),
-        sandbox = Image::PROBE,
+        sandbox = images::PROBE,
         runc = runc.display(),
     )
 }

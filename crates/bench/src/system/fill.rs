@@ -107,7 +107,7 @@ impl<'a> Fill<'a> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         block_in_place(|| {
-            let names = manifests.replace("NODE0", cluster.node(0).name()).replace("IMAGE", lab::Image::PRODUCT);
+            let names = manifests.replace("NODE0", cluster.node(0).name()).replace("IMAGE", lab::images::PROBE);
             cluster.kubectl_stdin(&["apply", "-f", "-"], &names)?;
             cluster.kubectl(&["wait", "--for=condition=Ready", "pod/namer", "--namespace", NAMESPACE, "--timeout=60s"])
         })?;

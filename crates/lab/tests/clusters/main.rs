@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use kube::Api;
 use kube::api::{ListParams, PostParams};
-use lab::{Cluster, Image};
+use lab::Cluster;
 use probe::{Failure, Outcome, Probe, Target};
 use tokio::sync::Mutex;
 
@@ -36,7 +36,7 @@ spec:
         - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: web}}}
       containers:
         - name: web
-          image: kube-security-groups/probe:dev
+          image: kube-security-groups/probe:0.1.0
           imagePullPolicy: Never
           command: [probe, serve, --tcp=80, --udp=53, --http=8080, --sctp=36412]
           readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}
@@ -265,7 +265,7 @@ async fn two_clusters_with_the_same_addresses_run_side_by_side() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_fails_says_why_and_leaves_nothing() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let unreadable = Image::new("docker.io/test/none:1", vec!["/nonexistent/program".into()]);
+    let unreadable = image::Image::new("docker.io/test/none:1", vec!["/nonexistent/program".into()]);
     let error = Cluster::builder("test-fails").nodes(1).images([unreadable]).start().await.unwrap_err();
     assert!(format!("{error:#}").contains("/nonexistent/program"), "{error:#}");
     assert_gone("test-fails");

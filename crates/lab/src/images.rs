@@ -1,0 +1,26 @@
+//! The images that nodes get, made of the programs as they are built now.
+
+use anyhow::Result;
+use image::Image;
+
+use crate::programs;
+
+/// What [`product`] is called in manifests (the registry's name in front may be left out there).
+pub const PRODUCT: &str = concat!("docker.io/kube-security-groups/kube-security-groups:", env!("CARGO_PKG_VERSION"));
+/// What [`probe`] is called.
+pub const PROBE: &str = concat!("docker.io/kube-security-groups/probe:", env!("CARGO_PKG_VERSION"));
+
+/// The product's image: `operator` and `agent`.
+pub fn product() -> Result<Image> {
+    product_as(PRODUCT)
+}
+
+/// The same under another name, which needs its registry and tag.
+pub fn product_as(name: &str) -> Result<Image> {
+    Ok(Image::new(name, programs::ours(&["operator", "agent"])?))
+}
+
+/// `probe` alone, which every node has: also the one that holds a pod's namespaces.
+pub fn probe() -> Result<Image> {
+    Ok(Image::new(PROBE, programs::ours(&["probe"])?).entrypoint(&["/bin/probe", "pause"]))
+}
