@@ -7,7 +7,7 @@ use kube::CustomResourceExt;
 
 use crate::{Attachment, MemberSlice, NodeReport, PrefixList, SecurityGroup};
 
-const HEADER: &str = "# Made from crates/api by `cargo run -p operator -- crds --out deploy/crds`; change it there.\n";
+const HEADER: &str = "# Made from crates/api by deploy/render; change it there.\n";
 
 /// Every CustomResourceDefinition, those that users write first.
 pub fn crds() -> Vec<CustomResourceDefinition> {

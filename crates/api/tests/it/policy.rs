@@ -1,9 +1,9 @@
-//! What `deploy/admission` says once more in CEL is what the types say.
+//! What the chart's admission policies say once more in CEL is what the types say.
 
 use api::quota::{CONFIG_MAP, GROUPS_PER_ENDPOINT, GROUPS_PER_NAMESPACE, RULES_PER_DIRECTION};
 use api::{Preset, PresetTraffic};
 
-const POLICY: &str = include_str!("../../../../deploy/admission/securitygroups.yaml");
+const POLICY: &str = include_str!("../../../../charts/kube-security-groups/templates/admission/securitygroups.yaml");
 
 #[test]
 fn the_policy_knows_every_preset() {
@@ -22,15 +22,15 @@ fn the_policy_knows_every_preset() {
             }
         };
         let entry = format!("'{}': '{traffic}'", preset.name);
-        assert!(POLICY.contains(&entry), "deploy/admission/securitygroups.yaml lacks {entry} among its presets");
+        assert!(POLICY.contains(&entry), "charts/kube-security-groups/templates/admission/securitygroups.yaml lacks {entry} among its presets");
     }
 }
 
 /// A limit's key and its default are in the policy and in the words beside the ConfigMap.
 #[test]
 fn s24_the_policy_knows_every_limit() {
-    const POLICY: &str = include_str!("../../../../deploy/admission/quotas.yaml");
-    const CONFIG: &str = include_str!("../../../../deploy/quotas.yaml");
+    const POLICY: &str = include_str!("../../../../charts/kube-security-groups/templates/admission/quotas.yaml");
+    const CONFIG: &str = include_str!("../../../../charts/kube-security-groups/templates/quotas.yaml");
     for limit in [RULES_PER_DIRECTION, GROUPS_PER_ENDPOINT, GROUPS_PER_NAMESPACE] {
         let (key, default) = (limit.key, limit.default);
         assert!(POLICY.contains(&format!("variables.data[?'{key}'].orValue('{default}')")), "{key} in the policy");
