@@ -1,4 +1,4 @@
-//! kubectl, with every right, as tests use it.
+//! kubectl and helm, with every right, as tests use them.
 
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::cluster::Cluster;
 use crate::process::{ProcessId, checked, complete};
+use crate::programs;
 
 /// The commands that run for a cluster now; `None` once it is being taken down.
 #[derive(Debug)]
@@ -65,7 +66,22 @@ impl Cluster {
 
     fn kubectl_checked(&self, arguments: &[&str], input: Option<&str>) -> Result<String> {
         let mut command = self.kubectl_command();
-        let output = complete(command.args(arguments), input, |command| self.running.spawn(command))?;
+        command.args(arguments);
+        self.run(command, input)
+    }
+
+    /// Runs helm: what it printed, or an error that quotes it. What it keeps of its own is the cluster's.
+    pub fn helm(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(programs::helm()?);
+        for folder in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+            command.env(folder, self.dir().join("helm"));
+        }
+        command.env("KUBECONFIG", self.kubeconfig()).args(arguments).stdin(Stdio::null());
+        self.run(command, None)
+    }
+
+    fn run(&self, mut command: Command, input: Option<&str>) -> Result<String> {
+        let output = complete(&mut command, input, |command| self.running.spawn(command))?;
         checked(&command, output)
     }
 

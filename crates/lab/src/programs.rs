@@ -9,8 +9,18 @@ use anyhow::{Context, Result, bail};
 ///
 /// `tests/tools/build` finds it, or builds it, which takes minutes the first time and says so on standard error.
 pub fn kubernetes() -> Result<PathBuf> {
+    build(&[])
+}
+
+/// Helm, found or built in the same way.
+pub fn helm() -> Result<PathBuf> {
+    Ok(build(&["helm"])?.join("helm"))
+}
+
+fn build(what: &[&str]) -> Result<PathBuf> {
     let script = workspace().join("tests/tools/build");
     let output = Command::new(&script)
+        .args(what)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
