@@ -117,11 +117,11 @@ pub fn service_addresses(cluster: &Cluster, namespace: &str, service: &str) -> R
     addresses(cluster, namespace, &format!("service/{service}"), "{.spec.clusterIPs[*]}")
 }
 
-/// Waits until something is so, 30 s at most.
+/// Waits until something is so, a minute at most.
 pub fn until(what: &str, mut so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !so()? {
-        ensure!(Instant::now() < deadline, "not within 30 s: {what}");
+        ensure!(Instant::now() < deadline, "not within a minute: {what}");
         std::thread::sleep(Duration::from_millis(200));
     }
     Ok(())
