@@ -1,4 +1,4 @@
-//! kubectl, with every right, as tests use it.
+//! kubectl and Helm, with every right, as tests use them.
 
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::cluster::Cluster;
 use crate::process::{ProcessId, checked, complete};
+use crate::programs;
 
 /// The commands that run for a cluster now; `None` once it is being taken down.
 #[derive(Debug)]
@@ -61,6 +62,23 @@ impl Cluster {
     /// For a command that may fail.
     pub fn kubectl_output(&self, arguments: &[&str]) -> Result<Output> {
         complete(self.kubectl_command().args(arguments), None, |command| self.running.spawn(command))
+    }
+
+    /// A helm command for this cluster, still without arguments. What Helm keeps on a machine, it keeps in the cluster's folder.
+    pub fn helm_command(&self) -> Result<Command> {
+        let mut command = Command::new(programs::helm()?);
+        for folder in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+            command.env(folder, self.dir().join("helm"));
+        }
+        command.env("KUBECONFIG", self.kubeconfig()).stdin(Stdio::null());
+        Ok(command)
+    }
+
+    /// Runs helm: what it printed, or an error that quotes it.
+    pub fn helm(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.helm_command()?;
+        let output = complete(command.args(arguments), None, |command| self.running.spawn(command))?;
+        checked(&command, output)
     }
 
     fn kubectl_checked(&self, arguments: &[&str], input: Option<&str>) -> Result<String> {

@@ -6,11 +6,20 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 /// The folder with etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy and kubectl.
-///
-/// `tests/tools/build` finds it, or builds it, which takes minutes the first time and says so on standard error.
 pub fn kubernetes() -> Result<PathBuf> {
+    built(&[])
+}
+
+/// Helm.
+pub fn helm() -> Result<PathBuf> {
+    Ok(built(&["helm"])?.join("helm"))
+}
+
+/// A folder that `tests/tools/build` finds, or builds, which takes minutes the first time and says so on standard error.
+fn built(what: &[&str]) -> Result<PathBuf> {
     let script = workspace().join("tests/tools/build");
     let output = Command::new(&script)
+        .args(what)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
