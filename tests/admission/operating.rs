@@ -14,7 +14,6 @@ pub struct Operator(Child);
 impl Operator {
     /// Starts it. Each is the same candidate for the Lease, so that the next one need not wait until the lease of one killed runs out.
     pub fn start(server: &Server) -> Result<Operator> {
-        server.kubectl(&["apply", "-f", "../../deploy/rbac/operator.yaml"])?;
         let token = server.kubectl(&["create", "token", "operator", "--namespace", "kube-security-groups"])?;
         let mut config: Value = serde_saphyr::from_str(&std::fs::read_to_string(server.cluster().kubeconfig())?)?;
         config["users"][0]["user"] = json!({ "token": token.out.trim() });

@@ -106,10 +106,8 @@ impl Server {
     pub async fn start() -> Result<Server> {
         let cluster = lab::Cluster::builder("admission").nodes(0).start().await?;
         let server = Server { cluster };
-        server.kubectl(&["apply", "-f", "../../deploy/crds"])?.silent("deploy/crds")?;
+        server.kubectl(&["apply", "-k", "../../deploy"])?.silent("deploy")?;
         server.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?.silent("crds")?;
-        server.kubectl(&["apply", "-f", "../../deploy/namespace.yaml", "-f", "../../deploy/quotas.yaml"])?.silent("the limits")?;
-        server.kubectl(&["apply", "-f", "../../deploy/admission"])?.silent("deploy/admission")?;
         for namespace in ["shop", "ops"] {
             server.kubectl(&["create", "namespace", namespace])?.silent(namespace)?;
         }
