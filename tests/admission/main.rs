@@ -5,6 +5,7 @@
 //! `UPDATE=1` writes it anew.
 
 mod accepted;
+mod chart;
 mod columns;
 mod conformance;
 mod duplicates;

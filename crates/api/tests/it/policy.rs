@@ -22,7 +22,10 @@ fn the_policy_knows_every_preset() {
             }
         };
         let entry = format!("'{}': '{traffic}'", preset.name);
-        assert!(POLICY.contains(&entry), "charts/kube-security-groups/templates/admission/securitygroups.yaml lacks {entry} among its presets");
+        assert!(
+            POLICY.contains(&entry),
+            "charts/kube-security-groups/templates/admission/securitygroups.yaml lacks {entry} among its presets"
+        );
     }
 }
 
