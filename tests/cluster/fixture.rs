@@ -13,6 +13,7 @@ use lab::{Builder, Cluster, images};
 use probe::stream::Kind;
 use probe::{Report, Stream, Target};
 use serde_json::Value;
+use tests::undisturbed;
 
 /// A two-node cluster with the product installed and running.
 pub async fn start(name: &str) -> Result<Cluster> {
@@ -243,4 +244,15 @@ impl Running {
         self.stop.store(true, Ordering::Relaxed);
         Ok(self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))??)
     }
+}
+
+/// 1,000 flows a second that are allowed and as many that are denied, while something is done that takes some seconds.
+pub fn under_streams(cluster: &Cluster, to: IpAddr, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (allowed, denied) = (Running::start(cluster, 0, to)?, Running::start(cluster, 1, to)?);
+    let start = Instant::now();
+    let done = work();
+    let seconds = start.elapsed().as_secs();
+    let (allowed, denied) = (allowed.stop()?, denied.stop()?);
+    done?;
+    undisturbed(&allowed, &denied, seconds * 500)
 }

@@ -7,18 +7,7 @@ use lab::Cluster;
 
 use tests::undisturbed;
 
-use super::fixture::{Running, rules, run_server, running, start};
-
-/// 1,000 flows a second that are allowed and as many that are denied, while something is done that takes some seconds.
-fn under_streams(cluster: &Cluster, to: std::net::IpAddr, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let (allowed, denied) = (Running::start(cluster, 0, to)?, Running::start(cluster, 1, to)?);
-    let start = Instant::now();
-    let done = work();
-    let seconds = start.elapsed().as_secs();
-    let (allowed, denied) = (allowed.stop()?, denied.stop()?);
-    done?;
-    undisturbed(&allowed, &denied, seconds * 500)
-}
+use super::fixture::{Running, rules, run_server, running, start, under_streams};
 
 /// Another group is made, attached and in force: whoever was killed works again.
 fn works_again(cluster: &Cluster, round: &str) -> Result<()> {

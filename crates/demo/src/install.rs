@@ -5,15 +5,21 @@ use lab::Cluster;
 
 use crate::root;
 
-/// `kubectl apply -k deploy/`, and waits until the operator and an agent on every node run.
+/// The chart of this checkout.
+pub fn chart() -> String {
+    root().join("charts/kube-security-groups").display().to_string()
+}
+
+/// `helm install`, which waits until the operator and an agent on every node are ready.
 pub fn install(cluster: &Cluster) -> Result<()> {
-    let deploy = root().join("deploy");
-    cluster.kubectl(&["apply", "-k", &deploy.display().to_string()])?;
-    let product = ["--namespace", "kube-security-groups", "--timeout=60s"];
-    for workload in ["daemonset/agent", "deployment/operator"] {
-        let status = [&["rollout", "status", workload][..], &product].concat();
-        cluster.kubectl(&status).with_context(|| described(cluster))?;
-    }
+    install_chart(cluster, &chart(), &[])
+}
+
+/// The same from a chart's folder or package, with more arguments.
+pub fn install_chart(cluster: &Cluster, chart: &str, more: &[&str]) -> Result<()> {
+    let arguments =
+        ["install", "kube-security-groups", chart, "--namespace=kube-security-groups", "--create-namespace", "--wait", "--timeout=60s"];
+    cluster.helm(&[&arguments[..], more].concat()).with_context(|| described(cluster))?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ mod matrix;
 mod shop;
 mod story;
 
-pub use install::{apply_sample, apply_workloads, install, wait_in_force};
+pub use install::{apply_sample, apply_workloads, chart, install, install_chart, wait_in_force};
 pub use ledger::Ledger;
 pub use matrix::{Matrix, Place, expected};
 pub use shop::{PORTS, Shop, ShopPod, TIERS};

@@ -108,7 +108,7 @@ async fn show(keep: bool, mut signals: Signals) -> Result<ExitCode> {
 }
 
 fn perform(cluster: &Cluster, ledger: &mut Ledger) -> Result<()> {
-    title(2, "The product: kubectl apply -k deploy/");
+    title(2, "The product: helm install kube-security-groups charts/kube-security-groups");
     demo::install(cluster)?;
     println!("{}", cluster.kubectl(&["get", "pods", "--namespace=kube-security-groups", "-o", "wide"])?);
 

@@ -20,8 +20,8 @@ use crate::images;
 use crate::kubectl::Running;
 use crate::netns::Namespace;
 use crate::network::Network;
-use crate::node::Node;
-use crate::node_config::Topology;
+use crate::node::{Joining, Node};
+use crate::node_config::{Proxy, Topology};
 use crate::process::Tree;
 use crate::programs;
 use crate::state::{self, Claim, Trees};
@@ -32,6 +32,7 @@ pub struct Builder {
     name: String,
     nodes: u8,
     topology: Topology,
+    proxy: Proxy,
     ipv6_first: bool,
     images: Vec<Image>,
     audit_log: bool,
@@ -48,6 +49,12 @@ impl Builder {
     /// How the pods of a node are connected: routed unless said otherwise.
     pub fn topology(mut self, topology: Topology) -> Builder {
         self.topology = topology;
+        self
+    }
+
+    /// How kube-proxy makes Services: by nftables unless said otherwise.
+    pub fn proxy(mut self, proxy: Proxy) -> Builder {
+        self.proxy = proxy;
         self
     }
 
@@ -85,6 +92,7 @@ impl Builder {
         }
         programs::check_debian()?;
         self.topology.check()?;
+        self.proxy.check()?;
         let probe = programs::ours(&["probe"])?.remove(0);
         let kubernetes = programs::kubernetes()?;
         let claim = Claim::new(&self.name, self.nodes)?;
@@ -110,14 +118,15 @@ impl Builder {
         let nodes = nodes?;
         ready?;
         control_plane.start_controllers()?;
+        let joining = Joining { kubernetes, credentials, ipv6_first: self.ipv6_first, proxy: self.proxy };
         for node in &nodes {
-            node.join(&kubernetes, &credentials, self.ipv6_first)?;
+            node.join(&joining)?;
         }
         let world = World { namespace: network.world };
         let mut cluster = Cluster {
             client,
             kubeconfig,
-            kubernetes,
+            joining,
             control_plane,
             nodes,
             world,
@@ -203,7 +212,7 @@ impl World {
 /// Its client belongs to the tokio runtime that started it.
 pub struct Cluster {
     kubeconfig: PathBuf,
-    kubernetes: PathBuf,
+    joining: Joining,
     dir: PathBuf,
     client: Client,
     // The order of these is the order in which they end: programs, namespaces, and then all that is left.
@@ -229,6 +238,7 @@ impl Cluster {
             name: name.to_owned(),
             nodes: 2,
             topology: Topology::default(),
+            proxy: Proxy::default(),
             ipv6_first: false,
             images: Vec::new(),
             audit_log: false,
@@ -279,7 +289,7 @@ impl Cluster {
 
     /// The folder of kubectl and the other programs.
     pub fn kubernetes(&self) -> &Path {
-        &self.kubernetes
+        &self.joining.kubernetes
     }
 
     /// Where the cluster keeps its files; every program has a log there, those of a node in a folder of its name.
@@ -308,6 +318,13 @@ impl Cluster {
     /// The namespace outside the cluster.
     pub fn world(&self) -> &World {
         &self.world
+    }
+
+    /// Reboots node `index`: everything on it ends at once and starts again, its disk as it was, its kernel without rules, connections and
+    /// pods' interfaces. Returns when its kubelet has been started. Needs the cluster that was started here.
+    pub fn reboot(&mut self, index: usize) -> Result<()> {
+        let trees = self.claim.as_ref().context("a cluster that was attached to is not rebooted")?.trees();
+        self.nodes[index].reboot(&trees, &self.joining)
     }
 
     /// Ends kube-apiserver with SIGKILL.
@@ -371,7 +388,8 @@ pub async fn attach(name: &str) -> Result<Cluster> {
     Ok(Cluster {
         client: client(&kubeconfig).await?,
         kubeconfig,
-        kubernetes,
+        // What it is not known to be started with, nodes that are only attached to do not need.
+        joining: Joining { kubernetes, credentials: Credentials::at(&dir), ipv6_first: false, proxy: Proxy::default() },
         control_plane,
         nodes,
         world: World { namespace: network.world },

@@ -1,4 +1,4 @@
-//! kubectl and Helm, with every right, as tests use them.
+//! kubectl and helm, with every right, as tests use them.
 
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -64,26 +64,24 @@ impl Cluster {
         complete(self.kubectl_command().args(arguments), None, |command| self.running.spawn(command))
     }
 
-    /// A helm command for this cluster, still without arguments. What Helm keeps on a machine, it keeps in the cluster's folder.
-    pub fn helm_command(&self) -> Result<Command> {
+    fn kubectl_checked(&self, arguments: &[&str], input: Option<&str>) -> Result<String> {
+        let mut command = self.kubectl_command();
+        command.args(arguments);
+        self.run(command, input)
+    }
+
+    /// Runs helm: what it printed, or an error that quotes it. What it keeps of its own is the cluster's.
+    pub fn helm(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(programs::helm()?);
         for folder in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
             command.env(folder, self.dir().join("helm"));
         }
-        command.env("KUBECONFIG", self.kubeconfig()).stdin(Stdio::null());
-        Ok(command)
+        command.env("KUBECONFIG", self.kubeconfig()).args(arguments).stdin(Stdio::null());
+        self.run(command, None)
     }
 
-    /// Runs helm: what it printed, or an error that quotes it.
-    pub fn helm(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.helm_command()?;
-        let output = complete(command.args(arguments), None, |command| self.running.spawn(command))?;
-        checked(&command, output)
-    }
-
-    fn kubectl_checked(&self, arguments: &[&str], input: Option<&str>) -> Result<String> {
-        let mut command = self.kubectl_command();
-        let output = complete(command.args(arguments), input, |command| self.running.spawn(command))?;
+    fn run(&self, mut command: Command, input: Option<&str>) -> Result<String> {
+        let output = complete(&mut command, input, |command| self.running.spawn(command))?;
         checked(&command, output)
     }
 

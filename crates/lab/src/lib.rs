@@ -54,6 +54,6 @@ pub use addresses::Dual;
 pub use cluster::{Builder, Cluster, World, attach};
 pub use netns::Namespace;
 pub use node::Node;
-pub use node_config::Topology;
+pub use node_config::{Proxy, Topology};
 pub use process::ProcessId;
 pub use signals::Signals;

@@ -15,7 +15,7 @@ use crate::addresses;
 use crate::cgroup::{self, Group};
 use crate::credentials::Credentials;
 use crate::netns::Namespace;
-use crate::node_config::{self, Topology};
+use crate::node_config::{self, Proxy, Topology};
 use crate::process::{ProcessId, Program, Tree, is_program, pids, run, until};
 use crate::programs::find_in_path;
 use crate::state::{Trees, node_label};
@@ -45,14 +45,29 @@ impl Node {
         let group = Group::create(namespace.name())?;
         write_cni(&dir, index, topology)?;
         fs::write(dir.join("containerd.toml"), node_config::containerd(&dir))?;
-        let private: String = PRIVATE.iter().map(|folder| format!("mkdir -p {folder}; mount -t tmpfs tmpfs {folder}\n")).collect();
-        let tree = Tree::start(&namespace, &private, &dir.join("tree.log"))?;
-        trees.add(tree.init())?;
+        let tree = boot(&namespace, &dir, trees)?;
         let node = Node { index, name, dir, tree, programs: Mutex::default(), group: Some(group), namespace };
-        let mut containerd = node.tree.command("containerd");
-        containerd.arg("--config").arg(node.dir.join("containerd.toml"));
-        node.start("containerd", &mut containerd)?;
+        node.start_containerd()?;
         Ok(node)
+    }
+
+    /// Ends everything on the node at once, containers too, and starts it again as a machine does: its disk is as it was, its kernel knows no
+    /// rule, no connection and no pod's interface.
+    pub(crate) fn reboot(&mut self, trees: &Trees, joining: &Joining) -> Result<()> {
+        self.tree.end();
+        self.programs().clear();
+        self.nft("flush ruleset")?;
+        self.namespace.forget_connections()?;
+        self.tree = boot(&self.namespace, &self.dir, trees)?;
+        self.start_containerd()?;
+        self.wait_for_containerd()?;
+        self.join(joining)
+    }
+
+    fn start_containerd(&self) -> Result<()> {
+        let mut containerd = self.tree.command("containerd");
+        containerd.arg("--config").arg(self.dir.join("containerd.toml"));
+        self.start("containerd", &mut containerd)
     }
 
     /// A node that another process started.
@@ -78,10 +93,7 @@ impl Node {
 
     /// Waits for containerd and gives it images.
     pub(crate) fn import(&self, archives: &[PathBuf]) -> Result<()> {
-        until("containerd answers", Duration::from_secs(30), || {
-            self.check()?;
-            Ok(run(self.tree.command("ctr").arg("version")).ok())
-        })?;
+        self.wait_for_containerd()?;
         for archive in archives {
             run(self.tree.command("ctr").args(["--namespace", "k8s.io", "images", "import"]).arg(archive))
                 .with_context(|| format!("{}: importing an image", self.name))?;
@@ -89,11 +101,19 @@ impl Node {
         Ok(())
     }
 
+    fn wait_for_containerd(&self) -> Result<()> {
+        until("containerd answers", Duration::from_secs(30), || {
+            self.check()?;
+            Ok(run(self.tree.command("ctr").arg("version")).ok())
+        })
+        .map(drop)
+    }
+
     /// Starts kubelet and kube-proxy. The API server must answer.
-    pub(crate) fn join(&self, kubernetes: &Path, credentials: &Credentials, ipv6_first: bool) -> Result<()> {
+    pub(crate) fn join(&self, Joining { kubernetes, credentials, ipv6_first, proxy }: &Joining) -> Result<()> {
         let kubeconfig = credentials.path(&format!("{}.kubeconfig", self.name));
         let [v4, v6] = addresses::node(self.index).both();
-        let (first, second) = if ipv6_first { (v6, v4) } else { (v4, v6) };
+        let (first, second) = if *ipv6_first { (v6, v4) } else { (v4, v6) };
         fs::write(self.dir.join("kubelet.yaml"), node_config::kubelet(&self.name, self.namespace.name(), credentials))?;
         let mut kubelet = self.tree.command(kubernetes.join("kubelet"));
         kubelet
@@ -103,7 +123,7 @@ impl Node {
             .arg(format!("--node-ip={first},{second}"));
         self.start("kubelet", &mut kubelet)?;
         let config = self.dir.join("kube-proxy.yaml");
-        fs::write(&config, node_config::kube_proxy(&self.name, &credentials.path("kube-proxy.kubeconfig")))?;
+        fs::write(&config, node_config::kube_proxy(&self.name, *proxy, &credentials.path("kube-proxy.kubeconfig")))?;
         let mut proxy = self.tree.command(kubernetes.join("kube-proxy"));
         self.start("kube-proxy", proxy.arg(format!("--config={}", config.display())))
     }
@@ -184,6 +204,23 @@ impl Node {
     pub fn log(&self, program: &str) -> PathBuf {
         self.dir.join(format!("{program}.log"))
     }
+}
+
+/// What a node joins a cluster with.
+#[derive(Debug)]
+pub(crate) struct Joining {
+    pub(crate) kubernetes: PathBuf,
+    pub(crate) credentials: Credentials,
+    pub(crate) ipv6_first: bool,
+    pub(crate) proxy: Proxy,
+}
+
+/// Starts the tree of a node, with the folders that are gone after a reboot.
+fn boot(namespace: &Namespace, dir: &Path, trees: &Trees) -> Result<Tree> {
+    let private: String = PRIVATE.iter().map(|folder| format!("mkdir -p {folder}; mount -t tmpfs tmpfs {folder}\n")).collect();
+    let tree = Tree::start(namespace, &private, &dir.join("tree.log"))?;
+    trees.add(tree.init())?;
+    Ok(tree)
 }
 
 /// The configuration of the pod network, and the folder of plugins.

@@ -40,6 +40,32 @@ impl Topology {
     }
 }
 
+/// How kube-proxy makes Services.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Proxy {
+    /// By nftables.
+    #[default]
+    Nftables,
+    /// By iptables, which needs Debian's package of that name.
+    Iptables,
+}
+
+impl Proxy {
+    fn mode(self) -> &'static str {
+        match self {
+            Proxy::Nftables => "nftables",
+            Proxy::Iptables => "iptables",
+        }
+    }
+
+    /// Fails with the command that installs what is missing.
+    pub(crate) fn check(self) -> Result<()> {
+        let there = self == Proxy::Nftables || find_in_path("iptables-restore").is_some();
+        ensure!(there, "kube-proxy in iptables mode needs iptables: apt-get install --no-install-recommends iptables");
+        Ok(())
+    }
+}
+
 /// Debian's plugin in a namespace without duplicate address detection, which would hold up every pod for a second and lose first packets.
 /// It has to be off before the interface exists, so a plugin that comes later in the chain cannot do it.
 pub(crate) fn cni_plugin(topology: Topology) -> String {
@@ -151,12 +177,12 @@ pub(crate) fn kubelet(name: &str, cgroup: &str, credentials: &Credentials) -> St
     .to_string()
 }
 
-/// For kube-proxy 1.36 with nftables. Its conntrack limits belong to the machine, not to a namespace: left alone.
-pub(crate) fn kube_proxy(name: &str, kubeconfig: &Path) -> String {
+/// For kube-proxy 1.36. Its conntrack limits belong to the machine, not to a namespace: left alone.
+pub(crate) fn kube_proxy(name: &str, proxy: Proxy, kubeconfig: &Path) -> String {
     json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
-        "mode": "nftables",
+        "mode": proxy.mode(),
         "clientConnection": { "kubeconfig": kubeconfig },
         "hostnameOverride": name,
         "clusterCIDR": POD_CIDRS,

@@ -177,6 +177,16 @@ impl Tree {
         Ok(())
     }
 
+    /// Ends it, and with it every process in it.
+    pub(crate) fn end(&mut self) {
+        // Without a parent it is not ours: attached to, or told to stay.
+        let Some(mut parent) = self.parent.take() else { return };
+        // At the end of its pipe the first process ends.
+        drop(self.pipe.take());
+        // `unshare` ends after its child, and its child after every process of the pid namespace.
+        let _ = parent.wait();
+    }
+
     /// Processes of this tree (not of containers in it) whose program has this name, with numbers as we see them.
     pub(crate) fn processes(&self, program: &str) -> Vec<ProcessId> {
         let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
@@ -200,12 +210,7 @@ pub(crate) fn is_program(pid: i32, program: &str) -> bool {
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        // Without a parent it is not ours: attached to, or told to stay.
-        let Some(parent) = &mut self.parent else { return };
-        // At the end of its pipe the first process ends.
-        drop(self.pipe.take());
-        // `unshare` ends after its child, and its child after every process of the pid namespace.
-        let _ = parent.wait();
+        self.end();
     }
 }
 

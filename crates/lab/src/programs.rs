@@ -6,17 +6,18 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 /// The folder with etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy and kubectl.
+///
+/// `tests/tools/build` finds it, or builds it, which takes minutes the first time and says so on standard error.
 pub fn kubernetes() -> Result<PathBuf> {
-    built(&[])
+    build(&[])
 }
 
-/// Helm.
+/// Helm, found or built in the same way.
 pub fn helm() -> Result<PathBuf> {
-    Ok(built(&["helm"])?.join("helm"))
+    Ok(build(&["helm"])?.join("helm"))
 }
 
-/// A folder that `tests/tools/build` finds, or builds, which takes minutes the first time and says so on standard error.
-fn built(what: &[&str]) -> Result<PathBuf> {
+fn build(what: &[&str]) -> Result<PathBuf> {
     let script = workspace().join("tests/tools/build");
     let output = Command::new(&script)
         .args(what)

@@ -1,0 +1,118 @@
+//! Every command of the guides, from top to bottom, as a reader runs them; and what they print is what the page says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use lab::{Cluster, images, programs};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_owned()
+}
+
+/// A fenced block of a page, with its language and the line that it begins at.
+struct Block {
+    line: usize,
+    language: String,
+    text: String,
+}
+
+fn blocks(page: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut open: Option<Block> = None;
+    for (number, line) in page.lines().enumerate() {
+        match (line.strip_prefix("```"), open.take()) {
+            (Some(language), None) => open = Some(Block { line: number + 1, language: language.to_owned(), text: String::new() }),
+            (Some(_), Some(block)) => blocks.push(block),
+            (None, Some(block)) => open = Some(Block { text: format!("{}{line}\n", block.text), ..block }),
+            (None, None) => {}
+        }
+    }
+    blocks
+}
+
+/// Whether a line says what a page says; `…` there stands for anything, and any space for any spaces.
+fn says(line: &str, expected: &str) -> bool {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (line, expected) = (words(line), words(expected));
+    let pieces: Vec<&str> = expected.split('…').map(str::trim).collect();
+    let [first, .., last] = pieces[..] else { return line == expected };
+    let Some(mut rest) = line.strip_prefix(first) else { return false };
+    for piece in &pieces[1..] {
+        let Some(at) = rest.find(piece) else { return false };
+        rest = &rest[at + piece.len()..];
+    }
+    line.ends_with(last)
+}
+
+/// Runs the commands of a page in one shell; each block of output has to be found, line by line, in what the commands before it print.
+fn follow(cluster: &Cluster, page: &str) -> Result<()> {
+    let text = fs::read_to_string(root().join("deploy/guides").join(page)).with_context(|| page.to_owned())?;
+    let blocks = blocks(&text);
+    const END: &str = "--- end of a block ---";
+    let commands: Vec<&Block> = blocks.iter().filter(|block| block.language == "sh").collect();
+    let script: String = commands.iter().map(|block| format!("{}echo '{END}'\n", block.text)).collect();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let helm = programs::helm()?;
+    let helm = helm.parent().unwrap_or(Path::new("/"));
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", &format!("exec 2>&1\n{script}")])
+        .current_dir(root())
+        .env("PATH", format!("{}:{}:{path}", cluster.kubernetes().display(), helm.display()))
+        .env("KUBECONFIG", cluster.kubeconfig())
+        // The programs as they are built already.
+        .env("IMAGE_PROFILE", "dev")
+        .envs(["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"].map(|name| (name, cluster.dir().join("helm"))))
+        .stdin(Stdio::null())
+        .output()?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{page}: {}\n{printed}", output.status);
+    let mut printed = printed.split(&format!("{END}\n")).map(str::to_owned).collect::<Vec<_>>().into_iter();
+    let mut last = String::new();
+    for block in &blocks {
+        match block.language.as_str() {
+            "sh" => last = printed.next().unwrap_or_default(),
+            "" => {
+                let mut lines = last.lines();
+                for expected in block.text.lines() {
+                    ensure!(
+                        lines.any(|line| says(line, expected)),
+                        "{page}, line {}: this is not printed (or not in this order): {expected}\nbut this is:\n{last}",
+                        block.line
+                    );
+                }
+            }
+            other => anyhow::bail!("{page}, line {}: a block of {other:?} is neither run nor compared", block.line),
+        }
+    }
+    println!("{page}: {} blocks of commands", commands.len());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_of_the_guides_does_what_the_page_says() -> Result<()> {
+    let cluster = Cluster::builder("guides").images([images::product()?]).start().await?;
+    tokio::task::block_in_place(|| {
+        // It begins with the image and ends with everything gone.
+        follow(&cluster, "install.md")?;
+        demo::install(&cluster)?;
+        let mut pages: Vec<String> = fs::read_dir(root().join("deploy/guides"))?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<Result<_>>()?;
+        pages.retain(|page| page != "install.md");
+        pages.sort();
+        pages.iter().try_for_each(|page| follow(&cluster, page))
+    })
+}
+
+#[test]
+fn an_ellipsis_stands_for_anything_and_nothing_else_does() {
+    assert!(says("web   4  2   13s", "web 4 2 …"));
+    assert!(says("{\"ok\":true,\"ms\":0.1}", "{\"ok\":true,…}"));
+    assert!(!says("{\"ok\":false,\"ms\":0.1}", "{\"ok\":true,…}"));
+    assert!(!says("web 4 2 13s", "web 4 3 …"));
+    assert!(!says("the web 4 2 13s", "web 4 2 …"));
+    assert!(says("the web 4 2 13s", "… web 4 2 …"));
+    assert!(!says("web 4 2 13s", "web 4 2"));
+}

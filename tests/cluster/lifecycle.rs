@@ -1,0 +1,173 @@
+//! From `helm install` to `helm uninstall`: what an administrator does to the product, and what packets notice of it.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use lab::{Cluster, images};
+
+use super::cases::{Source, hold, udp};
+use super::fixture::{Running, in_force, pod_addresses, report, rules, run_server, start_with, under_streams, until};
+
+const NAMESPACE: &str = "--namespace=kube-security-groups";
+const RELEASE: &str = "kube-security-groups";
+/// The tag of the image that the chart before this one installs.
+const BEFORE: &str = "docker.io/kube-security-groups/kube-security-groups:0.0.1";
+
+/// The chart as a package, under a version.
+fn package(cluster: &Cluster, version: &str) -> Result<String> {
+    let folder = cluster.dir().join("charts");
+    let destination = format!("--destination={}", folder.display());
+    cluster.helm(&["package", &demo::chart(), &destination, &format!("--version={version}"), &format!("--app-version={version}")])?;
+    let file = folder.join(format!("{RELEASE}-{version}.tgz"));
+    ensure!(file.is_file(), "{} is not there", file.display());
+    Ok(file.display().to_string())
+}
+
+fn helm(cluster: &Cluster, command: &str, more: &[&str]) -> Result<String> {
+    cluster.helm(&[&[command, RELEASE][..], more, &[NAMESPACE, "--wait", "--timeout=120s"]].concat())
+}
+
+/// What of the product is still there, in the API and in the nodes' kernels.
+fn left(cluster: &Cluster) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    let ours = "app.kubernetes.io/name=kube-security-groups";
+    let kinds = cluster.kubectl(&["api-resources", "--verbs=list", "--output=name"])?;
+    let kinds: Vec<&str> = kinds.lines().filter(|kind| !["events", "events.events.k8s.io"].contains(kind)).collect();
+    // Namespaces and definitions are kept, as are what users wrote.
+    let kept = ["namespace/", "customresourcedefinition", "securitygroup.", "attachment.", "prefixlist."];
+    let found = cluster.kubectl(&["get", &kinds.join(","), "--all-namespaces", "--ignore-not-found", "--output=name"])?;
+    let is_ours = |name: &&str| {
+        ["kube-security-groups", "securitygroups.dev", "/agent", "/operator", "/uninstall"].iter().any(|word| name.contains(word))
+            && !kept.iter().any(|word| name.starts_with(word))
+    };
+    left.extend(found.lines().filter(is_ours).map(str::to_owned));
+    left.extend(
+        cluster
+            .kubectl(&["get", &kinds.join(","), "-A", "--ignore-not-found", "-l", ours, "-o", "name"])?
+            .lines()
+            .filter(is_ours)
+            .map(str::to_owned),
+    );
+    let finalizers = "--output=jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.finalizers}{\"\\n\"}{end}";
+    let finalizers = cluster.kubectl(&["get", "sg,sgpl,sgatt", "--all-namespaces", finalizers])?;
+    left.extend(finalizers.lines().filter(|line| line.contains("securitygroups.dev")).map(str::to_owned));
+    for node in cluster.nodes() {
+        let tables = node.nft("list tables")?;
+        left.extend(tables.lines().filter(|table| table.contains("k8s-sg")).map(|table| format!("{}: {table}", node.name())));
+    }
+    Ok(left)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s41_p39_p40_p41_p42_p43_installed_upgraded_switched_off_and_removed_by_helm() -> Result<()> {
+    let builder = Cluster::builder("lifecycle").images([images::product_as(BEFORE)?]);
+    let cluster = start_with(builder).await?;
+    tokio::task::block_in_place(|| {
+        // Anew, from a package of a version before this one.
+        let addresses = run_server(&cluster)?;
+        let [v4, v6] = addresses[..] else { anyhow::bail!("a dual-stack pod: {addresses:?}") };
+        helm(&cluster, "uninstall", &[])?;
+        removed(&cluster, v4)?;
+        demo::install_chart(&cluster, &package(&cluster, "0.0.1")?, &[])?;
+        in_force(&cluster, "t")?;
+        served(&cluster, &addresses)?;
+
+        under_streams(&cluster, v4, || {
+            for workload in ["daemonset/agent", "deployment/operator"] {
+                cluster.kubectl(&["rollout", "restart", workload, NAMESPACE])?;
+                cluster.kubectl(&["rollout", "status", workload, NAMESPACE, "--timeout=60s"])?;
+            }
+            in_force(&cluster, "t")
+        })?;
+        under_streams(&cluster, v6, || {
+            helm(&cluster, "upgrade", &[&package(&cluster, env!("CARGO_PKG_VERSION"))?])?;
+            in_force(&cluster, "t")
+        })?;
+        let images = cluster.kubectl(&["get", "pods", NAMESPACE, "--output=jsonpath={.items[*].spec.containers[*].image}"])?;
+        let version = format!(":{}", env!("CARGO_PKG_VERSION"));
+        ensure!(images.split(' ').all(|image| image.ends_with(&version)), "{images}");
+
+        switched_off(&cluster, &addresses)?;
+        kept(&cluster, v6)?;
+
+        helm(&cluster, "uninstall", &[])?;
+        removed(&cluster, v4)?;
+        demo::install(&cluster)?;
+        in_force(&cluster, "t")?;
+        served(&cluster, &addresses)
+    })
+}
+
+/// The one outside client that the server's group knows is answered, another is not.
+fn served(cluster: &Cluster, server: &[IpAddr]) -> Result<()> {
+    let mut cases = udp(Source::World(0), server, 7, true);
+    cases.extend(udp(Source::World(1), server, 7, false));
+    hold(cluster, cases)
+}
+
+/// Nothing is left, everything is open, and what users wrote is as it was and claims nothing.
+fn removed(cluster: &Cluster, server: IpAddr) -> Result<()> {
+    let left = left(cluster)?;
+    ensure!(left.is_empty(), "left behind: {left:#?}");
+    hold(cluster, udp(Source::World(1), &[server], 7, true))?;
+    let programmed = cluster.kubectl(&["get", "sg", "server", "--namespace=t", "--output=jsonpath={.status.nodes.programmed}"])?;
+    ensure!(programmed == "0", "it says that it is in force on {programmed} nodes");
+    Ok(())
+}
+
+/// P39: switched off, rules are gone, agents are well and say so; switched on, everything is as before.
+fn switched_off(cluster: &Cluster, server: &[IpAddr]) -> Result<()> {
+    let chart = demo::chart();
+    helm(cluster, "upgrade", &[&chart, "--set=enforce=false"])?;
+    for (number, node) in cluster.nodes().iter().enumerate() {
+        ensure!(!node.nft("list tables")?.contains("k8s-sg"), "{} has a table", node.name());
+        let said = report(cluster, number)?["conditions"].to_string();
+        ensure!(said.contains("EnforcementOff"), "{said}");
+    }
+    hold(cluster, udp(Source::World(1), server, 7, true))?;
+    until("the group says that it is in force nowhere", || {
+        let said = cluster.kubectl(&["get", "sg", "server", "--namespace=t", "--output=jsonpath={.status.nodes.summary}"])?;
+        Ok(said == "0/1")
+    })?;
+    helm(cluster, "upgrade", &[&chart])?;
+    in_force(cluster, "t")?;
+    served(cluster, server)
+}
+
+/// `uninstall.rules=keep`: rules stay in force, nothing else stays, and installing again takes them over.
+fn kept(cluster: &Cluster, server: IpAddr) -> Result<()> {
+    helm(cluster, "upgrade", &[&demo::chart(), "--set=uninstall.rules=keep"])?;
+    in_force(cluster, "t")?;
+    let before = rules(cluster, 0)?;
+    under_streams(cluster, server, || {
+        helm(cluster, "uninstall", &[])?;
+        let left = left(cluster)?;
+        ensure!(left.iter().all(|what| what.contains("k8s-sg")), "left behind: {left:#?}");
+        ensure!(rules(cluster, 0)? == before, "the rules are what they were");
+        demo::install(cluster)?;
+        in_force(cluster, "t")
+    })
+}
+
+/// A node reboots: what it lets through between its start and its agent's first commit is measured, and then everything is as before.
+#[tokio::test(flavor = "multi_thread")]
+async fn p45_a_node_that_reboots() -> Result<()> {
+    let mut cluster = start_with(Cluster::builder("reboot")).await?;
+    let before = tokio::task::block_in_place(|| run_server(&cluster))?;
+    let [v4, _] = before[..] else { anyhow::bail!("a dual-stack pod: {before:?}") };
+    let denied = Running::start(&cluster, 1, v4)?;
+    let started = Instant::now();
+    tokio::task::block_in_place(|| cluster.reboot(0))?;
+    tokio::task::block_in_place(|| {
+        let guarded = || cluster.node(0).nft("list map inet k8s-sg in4").is_ok_and(|map| map.contains(" : "));
+        until("the server is guarded again", || Ok(guarded()))?;
+        println!("guarded again {:.1} s after the reboot", started.elapsed().as_secs_f64());
+        cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--all-namespaces", "--timeout=120s"])?;
+        in_force(&cluster, "t")?;
+        let through = denied.stop()?;
+        println!("of {} packets that are not allowed {} were answered meanwhile", through.sent, through.answered);
+        let now = pod_addresses(&cluster, "t", "server")?;
+        served(&cluster, &now)
+    })
+}
