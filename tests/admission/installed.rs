@@ -7,7 +7,7 @@ use crate::server::{Server, eventually};
 
 /// The controller-manager type-checks every policy against our schemas and notes what it finds in its status.
 pub async fn sound(server: &Server) -> Result<()> {
-    for policy in ["securitygroups", "attachments", "nodereports", "memberslices", "finalizers", "quotas"] {
+    for policy in ["securitygroups", "attachments", "nodereports", "memberslices", "finalizers", "quotas", "watched"] {
         let name = format!("{policy}.securitygroups.dev");
         let mut status = Value::Null;
         eventually(&format!("{name} is type-checked"), || {

@@ -5,6 +5,7 @@
 //! `UPDATE=1` writes it anew.
 
 mod accepted;
+mod chart;
 mod columns;
 mod conformance;
 mod duplicates;
@@ -40,10 +41,9 @@ async fn admission() -> Result<()> {
     part("our programs mean the same by duplicate", duplicates::our_programs_agree());
     part("updates are judged like new objects", updates::judged(&server));
     part("status is not the user's", updates::status_is_ignored(&server));
-    // Before the policies go and come again: this server sees no change of a ConfigMap any more once the last policy with such parameters
-    // has gone, until it is started again.
-    part("limits are the administrator's", quotas::the_administrators(&server).await);
     part("what was stored before can still go", updates::stored_before(&server).await);
+    // After the policies have gone and come again: without the policy `watched`, this server would see no change of a ConfigMap any more.
+    part("limits are the administrator's", quotas::the_administrators(&server).await);
     part("agents report for their own node", reports::own_node_only(&server));
     part("slices are the operator's", slices::by_the_operator_only(&server));
     part("conformance: every manifest is taken", conformance::all_are_taken(&server));

@@ -1,6 +1,7 @@
 //! The operator itself, with the rights that it is installed with, on this control plane.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -14,12 +15,8 @@ pub struct Operator(Child);
 impl Operator {
     /// Starts it. Each is the same candidate for the Lease, so that the next one need not wait until the lease of one killed runs out.
     pub fn start(server: &Server) -> Result<Operator> {
-        server.kubectl(&["apply", "-f", "../../deploy/rbac/operator.yaml"])?;
         let token = server.kubectl(&["create", "token", "operator", "--namespace", "kube-security-groups"])?;
-        let mut config: Value = serde_saphyr::from_str(&std::fs::read_to_string(server.cluster().kubeconfig())?)?;
-        config["users"][0]["user"] = json!({ "token": token.out.trim() });
-        let kubeconfig = server.cluster().dir().join("operator.kubeconfig");
-        std::fs::write(&kubeconfig, config.to_string())?;
+        let kubeconfig = kubeconfig_of(server, "operator", token.out.trim())?;
         let log = File::options().create(true).append(true).open(server.cluster().dir().join("operator.log"))?;
         let program = lab::programs::ours(&["operator"])?;
         let mut command = Command::new(&program[0]);
@@ -27,6 +24,15 @@ impl Operator {
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().context("starting the operator")?;
         Ok(Operator(child))
     }
+}
+
+/// A kubeconfig with somebody's token.
+pub fn kubeconfig_of(server: &Server, who: &str, token: &str) -> Result<PathBuf> {
+    let mut config: Value = serde_saphyr::from_str(&std::fs::read_to_string(server.cluster().kubeconfig())?)?;
+    config["users"][0]["user"] = json!({ "token": token });
+    let file = server.cluster().dir().join(format!("{who}.kubeconfig"));
+    std::fs::write(&file, config.to_string())?;
+    Ok(file)
 }
 
 impl Drop for Operator {

@@ -103,11 +103,11 @@ pub async fn the_administrators(server: &Server) -> Result<()> {
     apply(&group(json!({ "ingress": null })))?.refused_saying("a null without the ConfigMap", &["spec.ingress"])?;
     unchanged_may_go(server).await?;
 
-    server.kubectl(&["apply", "-f", "../../deploy/quotas.yaml"])?.silent("the ConfigMap again")?;
+    server.kubectl(&["apply", "-k", "../../deploy"])?.silent("the ConfigMap again")?;
     set(server, &raised())?;
     taken("raised again", &ingress(200)).await?;
     // Installing again leaves what was set.
-    server.kubectl(&["apply", "-f", "../../deploy/quotas.yaml"])?.silent("the ConfigMap once more")?;
+    server.kubectl(&["apply", "-k", "../../deploy"])?.silent("the ConfigMap once more")?;
     let now = server.kubectl(&[&["get"], &CONFIG[..], &["-o", "jsonpath={.data.rulesPerDirection}"]].concat())?;
     ensure!(now.out == "1000", "{now:?}");
     server.nothing_is_stored()

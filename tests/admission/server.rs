@@ -102,14 +102,16 @@ pub struct Server {
 }
 
 impl Server {
+    /// A control plane that knows nothing of ours.
+    pub async fn bare(name: &str) -> Result<Server> {
+        Ok(Server { cluster: lab::Cluster::builder(name).nodes(0).start().await? })
+    }
+
     /// Returns when all of it is in force.
     pub async fn start() -> Result<Server> {
-        let cluster = lab::Cluster::builder("admission").nodes(0).start().await?;
-        let server = Server { cluster };
-        server.kubectl(&["apply", "-f", "../../deploy/crds"])?.silent("deploy/crds")?;
+        let server = Server::bare("admission").await?;
+        server.kubectl(&["apply", "-k", "../../deploy"])?.silent("deploy")?;
         server.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?.silent("crds")?;
-        server.kubectl(&["apply", "-f", "../../deploy/namespace.yaml", "-f", "../../deploy/quotas.yaml"])?.silent("the limits")?;
-        server.kubectl(&["apply", "-f", "../../deploy/admission"])?.silent("deploy/admission")?;
         for namespace in ["shop", "ops"] {
             server.kubectl(&["create", "namespace", namespace])?.silent(namespace)?;
         }
@@ -156,15 +158,16 @@ impl Server {
 
     /// Runs kubectl in the folder of this test.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<Answer> {
-        self.kubectl_with(arguments, "")
+        self.kubectl_text(arguments, "")
     }
 
     /// The same, with an object on its standard input.
     pub fn kubectl_object(&self, arguments: &[&str], object: &Value) -> Result<Answer> {
-        self.kubectl_with(arguments, &object.to_string())
+        self.kubectl_text(arguments, &object.to_string())
     }
 
-    fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<Answer> {
+    /// The same, with text.
+    pub fn kubectl_text(&self, arguments: &[&str], input: &str) -> Result<Answer> {
         let mut command = self.cluster.kubectl_command();
         command.args(arguments).current_dir(folder());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("starting kubectl")?;

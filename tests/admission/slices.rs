@@ -1,20 +1,22 @@
 //! Who is in a group is the operator's to publish: nobody else writes a MemberSlice (S7, P58).
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::server::Server;
 
 /// As the operator, and with every right, so that nothing but the policy decides.
 pub const OPERATOR: [&str; 2] = ["--as=system:serviceaccount:kube-security-groups:operator", "--as-group=system:masters"];
 
+/// A MemberSlice default/guarded.
+pub fn slice(addresses: &[&str]) -> Value {
+    json!({
+        "apiVersion": "securitygroups.dev/v1alpha1", "kind": "MemberSlice", "addresses": addresses,
+        "metadata": { "name": "guarded", "namespace": "default", "labels": { api::LABEL_GROUP: "web", api::LABEL_GROUP_ID: "sg-0c1f6c1c2f0a4b7d1" } },
+    })
+}
+
 pub fn by_the_operator_only(server: &Server) -> Result<()> {
-    let slice = |addresses: &[&str]| {
-        json!({
-            "apiVersion": "securitygroups.dev/v1alpha1", "kind": "MemberSlice", "addresses": addresses,
-            "metadata": { "name": "guarded", "namespace": "default", "labels": { api::LABEL_GROUP: "web", api::LABEL_GROUP_ID: "sg-0c1f6c1c2f0a4b7d1" } },
-        })
-    };
     let says = ["MemberSlices are written by the operator alone", "Attachment"];
     let create = ["create", "-f", "-"];
     server.kubectl_object(&create, &slice(&["10.66.0.1"]))?.refused_saying("a slice by somebody else", &says)?;

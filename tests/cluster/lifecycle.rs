@@ -34,14 +34,14 @@ fn left(cluster: &Cluster) -> Result<Vec<String>> {
     let ours = "app.kubernetes.io/name=kube-security-groups";
     let kinds = cluster.kubectl(&["api-resources", "--verbs=list", "--output=name"])?;
     let kinds: Vec<&str> = kinds.lines().filter(|kind| !["events", "events.events.k8s.io"].contains(kind)).collect();
-    // Namespaces and definitions are kept, as is what users wrote; and what keeps an API server finding ConfigMaps (admission/params.yaml).
+    // Namespaces and definitions are kept, as is what users wrote; and what keeps an API server finding ConfigMaps (admission/watched.yaml).
     let kept = ["namespace/", "customresourcedefinition", "securitygroup.", "attachment.", "prefixlist."];
-    let params = "admissionregistration.k8s.io/params.securitygroups.dev";
+    let watched = "admissionregistration.k8s.io/watched.securitygroups.dev";
     let found = cluster.kubectl(&["get", &kinds.join(","), "--all-namespaces", "--ignore-not-found", "--output=name"])?;
     let is_ours = |name: &&str| {
         ["kube-security-groups", "securitygroups.dev", "/agent", "/operator", "/uninstall"].iter().any(|word| name.contains(word))
             && !kept.iter().any(|word| name.starts_with(word))
-            && !name.ends_with(params)
+            && !name.ends_with(watched)
     };
     left.extend(found.lines().filter(is_ours).map(str::to_owned));
     left.extend(

@@ -31,9 +31,7 @@ const NOT_YET: &[(&str, &str)] = &[
     ("P39", "installing is a later step"),
     ("P40", "installing is a later step"),
     ("P42", "installing is a later step"),
-    ("P43", "installing is a later step"),
     ("P44", "reboots are a later step"),
-    ("P57", "permissions are a later step"),
 ];
 
 fn read(path: &str) -> String {

@@ -2,6 +2,11 @@
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
+{{/* Whether agents read as their nodes: constrained impersonation is on by default in Kubernetes 1.36 and newer. */}}
+{{- define "as-node" -}}
+{{- if eq .Values.agent.reads "auto" }}{{ semverCompare ">=1.36-0" .Capabilities.KubeVersion.Version }}{{ else }}{{ eq .Values.agent.reads "own" }}{{ end }}
+{{- end }}
+
 {{/* Of everything that has labels; no label of these changes with a version, so that they serve as selectors, too. */}}
 {{- define "labels" -}}
 app.kubernetes.io/name: kube-security-groups

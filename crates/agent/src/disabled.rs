@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use netlink::Nftables;
 use policy::model::NodeName;
 use ruleset::{Kernel, Op, Transaction};
-use runtime::client::{self, with_causes};
+use runtime::client::with_causes;
 use runtime::condition::{Status, Wanted, merge};
 use runtime::health::{self, Readiness, Registry};
 use runtime::patch::now;
@@ -26,14 +26,19 @@ const REMOVED: &str = "removal of the table";
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Removes the table, says so, and waits for shutdown.
-pub async fn run(node: NodeName, own_table: bool, listen: SocketAddr, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    node: NodeName,
+    reporter: Reporter,
+    own_table: bool,
+    listen: SocketAddr,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     readiness.wait(REMOVED, "enforcement is switched off (--enforce=false), and the table inet k8s-sg is not removed yet");
     let registry = Registry::with_prefix("securitygroups_agent");
     let (address, _server) =
         health::serve(listen, readiness.clone(), registry, shutdown.clone()).await.with_context(|| format!("cannot listen on {listen}"))?;
     tracing::info!(%node, %address, version = env!("CARGO_PKG_VERSION"), "starting, to enforce nothing");
-    let reporter = Reporter::new(&client::connect().await?, node);
     let off = async {
         remove(own_table, &reporter, &readiness).await;
         shutdown.cancelled().await;

@@ -86,6 +86,10 @@ struct Options {
     /// Whether the rules are enforced. With false this node's table is removed and nothing is in force, and the report says so.
     #[arg(long, env = "ENFORCE", default_value_t = true, action = clap::ArgAction::Set)]
     enforce: bool,
+    /// Whether this node and its pods are read as the node itself, which may read no others: needs the right to impersonate it (constrained
+    /// impersonation, Kubernetes 1.36). Without it the service account reads them, whose rights cannot be bound to one node.
+    #[arg(long, env = "AS_NODE", default_value_t = false, action = clap::ArgAction::Set)]
+    as_node: bool,
     /// Seconds between two reports of what groups have counted, 10 at least: each is a write of this node's report where counts have changed.
     #[arg(long, env = "COUNTS_INTERVAL", default_value_t = 60, value_parser = clap::value_parser!(u32).range(10..))]
     counts_interval: u32,
@@ -142,8 +146,11 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let node = NodeName(options.node_name);
     let shutdown = shutdown::on_signal()?;
     require_net_admin()?;
+    let client = client::connect().await?;
+    let as_node = if options.as_node { client::connect_as(Some(format!("system:node:{node}"))).await? } else { client.clone() };
+    let reporter = Reporter::new(&client, &as_node, node.clone());
     if !options.enforce {
-        return disabled::run(node, options.own_table, options.listen, shutdown).await;
+        return disabled::run(node, reporter, options.own_table, options.listen, shutdown).await;
     }
     let set = options.set_bridge_netfilter;
     let (touched, foreign) = mpsc::channel(1);
@@ -160,7 +167,6 @@ async fn run(options: Options) -> anyhow::Result<()> {
 
     let readiness = Readiness::default();
     let mut registry = Registry::with_prefix("securitygroups_agent");
-    let client = client::connect().await?;
     let (watches, messages) = Watches::<Message>::new(client.clone(), readiness.clone(), &mut registry);
     let metrics = Metrics::new(&mut registry);
     let (address, _server) = health::serve(options.listen, readiness.clone(), registry, shutdown.clone())
@@ -169,7 +175,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     tracing::info!(%node, %address, version = env!("CARGO_PKG_VERSION"), "starting");
 
     let _open = [
-        watches.pods(Some(&node), Message::Fact),
+        watches.pods_of(as_node, &node, Message::Fact),
         watches.security_groups(Message::Fact),
         watches.attachments(Message::Fact),
         watches.prefix_lists(Message::Fact),
@@ -178,7 +184,6 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let Exempt(exempt) = options.exempt;
     let Service { namespace, name } = &options.cluster_dns;
     let _dns = exempt.contains(&Exemption::ClusterDns).then(|| watches.dns(namespace, name, Message::Fact));
-    let reporter = Reporter::new(&client, node.clone());
     let mut report = Report::continuing(reporter.earlier().await);
     report.support = supported.borrow_and_update().clone();
     let (reports, wanted) = watch::channel(None);

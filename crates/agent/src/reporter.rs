@@ -23,9 +23,9 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// For this node.
-    pub fn new(client: &Client, node: NodeName) -> Reporter {
-        Reporter { node, reports: Api::all(client.clone()), nodes: Api::all(client.clone()) }
+    /// For this node, which `as_node` may read.
+    pub fn new(client: &Client, as_node: &Client, node: NodeName) -> Reporter {
+        Reporter { node, reports: Api::all(client.clone()), nodes: Api::all(as_node.clone()) }
     }
 
     /// What an earlier run reported; empty where there is nothing, or nothing that can be read.

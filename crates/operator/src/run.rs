@@ -98,7 +98,7 @@ fn open(watches: &Watches<Message>, configs: Api<ConfigMap>) -> [Watch; 8] {
     let list = |object: DynamicObject| Ok(With::status(&object, watch::prefix_list(&object)));
     let slice = |object: DynamicObject| watch::typed(object).map(|slice| With::version(&slice));
     [
-        watches.pods(None, Message::Fact),
+        watches.pods(Message::Fact),
         watches.namespaces(Message::Fact),
         watches.open("securitygroups", watches.stored::<api::SecurityGroup>(), Config::default(), group, Message::Group),
         watches.open("attachments", watches.stored::<api::Attachment>(), Config::default(), attachment, Message::Attachment),

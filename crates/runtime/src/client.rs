@@ -73,12 +73,18 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
 
 /// Connects with what the environment offers: a kubeconfig, or the pod's service account. Does not yet talk to the server.
 pub async fn connect() -> Result<Client, Error> {
+    connect_as(None).await
+}
+
+/// The same, to act as another user where that is allowed.
+pub async fn connect_as(user: Option<String>) -> Result<Client, Error> {
     let mut config = Config::infer().await?;
     // kube retries every call on 429, 503 and 504 up to 15 times with delays of up to 1000 s: a status would be written long after it
     // was true. Watches have their own backoff, and who writes retries with what is true then.
     config.default_retry = false;
     config.read_timeout = Some(SILENCE);
     config.reset_reader_on_write = true;
+    config.auth_info.impersonate = user;
     Ok(Client::try_from(config)?)
 }
 

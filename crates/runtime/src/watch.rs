@@ -138,14 +138,19 @@ impl<M: Send + 'static> Watches<M> {
         (Watches { client, messages, readiness, errors, opened: AtomicU64::new(0) }, receiver)
     }
 
-    /// Pods as facts: those bound to one node, or all.
-    pub fn pods(&self, node: Option<&NodeName>, wrap: impl Fn(Change) -> M + Send + 'static) -> Watch {
-        let config = match node {
-            Some(node) => Config::default().fields(&format!("spec.nodeName={node}")),
-            None => Config::default(),
-        };
+    /// All pods as facts.
+    pub fn pods(&self, wrap: impl Fn(Change) -> M + Send + 'static) -> Watch {
+        self.pods_as(self.client.clone(), Config::default(), wrap)
+    }
+
+    /// Those that are bound to one node, read by a client of their own.
+    pub fn pods_of(&self, client: Client, node: &NodeName, wrap: impl Fn(Change) -> M + Send + 'static) -> Watch {
+        self.pods_as(client, Config::default().fields(&format!("spec.nodeName={node}")), wrap)
+    }
+
+    fn pods_as(&self, client: Client, config: Config, wrap: impl Fn(Change) -> M + Send + 'static) -> Watch {
         let read = |pod: LeanPod| Ok(Object::pod(&Pod::from(pod)));
-        self.open("pods", Api::all(self.client.clone()), config, read, move |step| wrap(Change::of(Kind::Pod, step)))
+        self.open("pods", Api::all(client), config, read, move |step| wrap(Change::of(Kind::Pod, step)))
     }
 
     /// Namespaces as facts, by their metadata.

@@ -132,8 +132,8 @@ async fn why_a_watch_has_not_listed_is_told_and_a_closed_one_is_not_waited_for()
     let refused = json!({"kind": "Status", "status": "Failure", "message": "pods is forbidden", "reason": "Forbidden", "code": 403});
     let (client, asked) = server([(403, refused.to_string())].into());
     let readiness = Readiness::default();
-    let (watches, _messages) = Watches::<Change>::new(client, readiness.clone(), &mut Registry::default());
-    let watch = watches.pods(Some(&NodeName("n1".into())), |change| change);
+    let (watches, _messages) = Watches::<Change>::new(client.clone(), readiness.clone(), &mut Registry::default());
+    let watch = watches.pods_of(client, &NodeName("n1".into()), |change| change);
     tokio::time::sleep(Duration::from_millis(100)).await;
     let waits = readiness.waits();
     assert!(waits.values().any(|why| why.contains("pods is forbidden")), "{waits:?}");
