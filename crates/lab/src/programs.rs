@@ -22,7 +22,7 @@ pub fn kubernetes() -> Result<PathBuf> {
 }
 
 /// What Debian has: a program (or a CNI plugin's path), and the package with it.
-const DEBIAN: [(&str, &str); 9] = [
+const DEBIAN: [(&str, &str); 10] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("nft", "nftables"),
@@ -31,6 +31,7 @@ const DEBIAN: [(&str, &str); 9] = [
     ("runc", "runc"),
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("/usr/lib/cni/macvlan", "containernetworking-plugins"),
     ("/usr/lib/cni/host-local", "containernetworking-plugins"),
 ];
 
