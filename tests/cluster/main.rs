@@ -5,6 +5,7 @@
 
 mod absent;
 mod bridge;
+mod bypass;
 mod cases;
 mod counts;
 mod drift;

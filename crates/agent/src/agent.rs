@@ -19,6 +19,7 @@ use crate::bridge::Bridging;
 use crate::facts::{Facts, Message};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
+use crate::passage::Passage;
 use crate::report::Report;
 use crate::slices::Epoch;
 use crate::support::Support;
@@ -92,6 +93,10 @@ impl Agent {
                     if let Some(status) = packets.and_then(|packets| self.report.counted(packets)) {
                         self.reports.send_replace(Some(status));
                     }
+                    // A connection may have been forwarded since.
+                    if self.report.passage.is_open() {
+                        pace.suspect(Instant::now());
+                    }
                 }
                 () = shutdown.cancelled() => return Ok(()),
             }
@@ -117,6 +122,17 @@ impl Agent {
         }
     }
 
+    /// The same of the ways to pods.
+    fn passed(&mut self, passage: Passage) {
+        if self.report.passage != passage {
+            match passage.escapes() {
+                true => tracing::error!("{}", passage.message()),
+                false => tracing::info!("{}", passage.message()),
+            }
+            self.report.passage = passage;
+        }
+    }
+
     async fn sync(&mut self, pace: &mut Pace) -> Result<(), Gone> {
         let begun = Instant::now();
         let recheck = pace.begin(begun);
@@ -127,8 +143,9 @@ impl Agent {
         let open =
             |epoch: Epoch, ids: &BTreeSet<String>| watches.member_slices_of(ids, move |change, at| Message::Slices(epoch, change, at));
         let Some(plan) = self.facts.plan(open) else { return Ok(()) };
-        let (outcome, bridging) = self.kernel.enforce(plan, recheck).await?;
+        let (outcome, bridging, passage) = self.kernel.enforce(plan, recheck).await?;
         self.bridged(bridging);
+        self.passed(passage);
         let took = pace.ended(outcome.is_ok(), Instant::now());
         let status = match outcome {
             Ok(committed) => {
@@ -172,6 +189,7 @@ impl Agent {
                 self.report.failed(&failure, &now())
             }
         };
+        self.metrics.enforcing.set(self.report.is_ready().into());
         self.reports.send_replace(Some(status));
         Ok(())
     }

@@ -3,13 +3,14 @@
 //! Looked at when the addresses of guarded pods change, and when the table is read again. The remedy is the bridge's own switch, which needs
 //! nothing but CAP_NET_ADMIN and concerns that bridge alone; the sysctls of the node concern all its bridges and are the administrator's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use api::ReportedProblem;
 use netlink::{Bridge, Devices};
+use policy::model::PodRef;
 use runtime::condition::{Status, Wanted};
 
 /// Where the sysctls are; absent without br_netfilter.
@@ -70,7 +71,7 @@ pub struct Bridges {
     sysctls: PathBuf,
     /// Whether to switch them, or only to say that they are off.
     set: bool,
-    seen: BTreeSet<IpAddr>,
+    seen: BTreeMap<IpAddr, PodRef>,
     bridging: Bridging,
 }
 
@@ -78,11 +79,11 @@ impl Bridges {
     /// Of the network namespace that the calling thread is in.
     pub fn open(set: bool) -> io::Result<Bridges> {
         let devices = Devices::open()?;
-        Ok(Bridges { devices, sysctls: SYSCTLS.into(), set, seen: BTreeSet::new(), bridging: Bridging::None })
+        Ok(Bridges { devices, sysctls: SYSCTLS.into(), set, seen: BTreeMap::new(), bridging: Bridging::None })
     }
 
     /// Where the guarded pods with these addresses are. Looks anew if they are others than last time, or with `again`.
-    pub fn look(&mut self, addresses: &BTreeSet<IpAddr>, again: bool) -> Bridging {
+    pub fn look(&mut self, addresses: &BTreeMap<IpAddr, PodRef>, again: bool) -> Bridging {
         if again || self.seen != *addresses || matches!(self.bridging, Bridging::Unknown(_)) {
             self.bridging = self.find_out(addresses).unwrap_or_else(|error| Bridging::Unknown(error.to_string()));
             self.seen.clone_from(addresses);
@@ -90,7 +91,7 @@ impl Bridges {
         self.bridging.clone()
     }
 
-    fn find_out(&mut self, addresses: &BTreeSet<IpAddr>) -> io::Result<Bridging> {
+    fn find_out(&mut self, addresses: &BTreeMap<IpAddr, PodRef>) -> io::Result<Bridging> {
         let found = self.bridges(addresses)?;
         let bridging = judge(&found, sysctls(&self.sysctls)?);
         let Bridging::Escapes(names, Cause::Off) = &bridging else { return Ok(bridging) };
@@ -109,10 +110,10 @@ impl Bridges {
     }
 
     /// The bridges that lead to these addresses.
-    fn bridges(&mut self, addresses: &BTreeSet<IpAddr>) -> io::Result<BTreeSet<Bridge>> {
+    fn bridges(&mut self, addresses: &BTreeMap<IpAddr, PodRef>) -> io::Result<BTreeSet<Bridge>> {
         let mut devices = BTreeSet::new();
-        for address in addresses {
-            devices.extend(self.devices.towards(*address)?);
+        for address in addresses.keys() {
+            devices.extend(self.devices.route(*address)?.map(|route| route.device));
         }
         let mut bridges = BTreeSet::new();
         for device in devices {

@@ -12,7 +12,7 @@
 //! 2. Nothing is committed before every watch, that of the named groups' slices included, has delivered its first list.
 //! 3. The table outlives the program (S41): it is taken over at the start and left at the end, whatever the end.
 //! 4. What is reported is in force: only a commit hands out [`enforce::Committed`], and only of that a report is made; and of no group as
-//!    long as packets pass beside the rules ([`bridge`]), or the kernel lacks something that rules consist of ([`support`]).
+//!    long as packets pass beside the rules ([`bridge`], [`passage`]), or the kernel lacks something that rules consist of ([`support`]).
 //!
 //! Not here: what rules mean (`policy`), how nftables says it (`ruleset`), how the kernel is told (`netlink`), watches (`runtime`).
 
@@ -20,8 +20,10 @@ mod agent;
 mod bridge;
 mod disabled;
 mod facts;
+mod late;
 mod metrics;
 mod pace;
+mod passage;
 mod report;
 mod reporter;
 mod slices;
@@ -51,7 +53,9 @@ use tokio::sync::{mpsc, watch};
 use crate::agent::{Agent, COUNT};
 use crate::bridge::Bridges;
 use crate::facts::{Facts, Message};
+use crate::late::Late;
 use crate::metrics::Metrics;
+use crate::passage::Ways;
 use crate::report::Report;
 use crate::reporter::Reporter;
 use crate::support::Support;
@@ -156,14 +160,14 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let (touched, foreign) = mpsc::channel(1);
     let (support, mut supported) = watch::channel(Support::default());
     let own = options.own_table;
-    let open = move || {
-        let mut kernel = if own { Nftables::open_as_owner()? } else { Nftables::open()? };
+    support::find_out(support).context("cannot look at what the kernel takes")?;
+    let kernel = Late::new(move || {
+        let kernel = if own { Nftables::open_as_owner()? } else { Nftables::open()? };
         tracing::info!(own_table = kernel.is_owner(), "connected to nftables");
-        support::find_out(&mut kernel, support)?;
-        tell_of(kernel.changes()?, touched)?;
+        tell_of(kernel.changes()?, touched.clone())?;
         Ok(kernel)
-    };
-    let kernel = KernelThread::start(open, move || Bridges::open(set)).await?;
+    });
+    let kernel = KernelThread::start(kernel, move || Ok((Bridges::open(set)?, Ways::open()?))).await?;
 
     let readiness = Readiness::default();
     let mut registry = Registry::with_prefix("securitygroups_agent");

@@ -44,6 +44,8 @@ pub struct Metrics {
     uncounted: Gauge,
     /// The series of rules and groups that there are.
     shown: BTreeSet<Labels>,
+    /// 1 where all rules of this node are in force and packets meet them.
+    pub enforcing: Gauge,
     /// Bridges over which guarded pods get packets that meet no rule.
     pub bridges_escaping: Gauge,
 }
@@ -80,6 +82,7 @@ impl Metrics {
             denied_by_group: Family::default(),
             uncounted: Gauge::default(),
             shown: BTreeSet::new(),
+            enforcing: Gauge::default(),
             bridges_escaping: Gauge::default(),
         };
         registry.register(
@@ -113,6 +116,11 @@ impl Metrics {
             metrics.denied_by_group.clone(),
         );
         registry.register("rules_without_series", "Rules beyond the 5,000 that have series here", metrics.uncounted.clone());
+        registry.register(
+            "enforcing",
+            "1 where the rules of this node are in force and its guarded pods' packets meet them; 0 where the NodeReport is not Ready",
+            metrics.enforcing.clone(),
+        );
         registry.register(
             "bridges_escaping",
             "Linux bridges over which guarded pods of this node get packets that meet no rule",

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use api::{AppliedGroup, AppliedObject, Exempted, ReportedProblem};
-use policy::model::{Exemption, GroupRef, GroupRules, NodeName, NodePolicy, RulesOf};
+use policy::model::{Exemption, GroupRef, GroupRules, NodeName, NodePolicy, PodRef, RulesOf};
 use policy::{Cluster, Compiled, Compiler, resolve};
 use ruleset::{Lowering, Op, Ruleset, exemption_counter};
 
@@ -33,8 +33,8 @@ pub struct Plan {
     pub named: BTreeSet<String>,
     /// How many endpoints are guarded here.
     pub endpoints: usize,
-    /// Their addresses.
-    pub addresses: BTreeSet<IpAddr>,
+    /// Their addresses, and whose each is.
+    pub addresses: BTreeMap<IpAddr, PodRef>,
 }
 
 /// Depends on the facts and on what the administrator exempts alone.
@@ -95,7 +95,7 @@ impl Planner {
                 problems: problems(compiled),
                 named: compiled.named.values().cloned().collect(),
                 endpoints: self.policy.endpoints.len(),
-                addresses: self.policy.endpoints.values().flat_map(|endpoint| &endpoint.addresses).copied().collect(),
+                addresses: addresses(&self.policy),
                 rules: self.policy.groups.clone(),
                 ..of_members
             },
@@ -120,6 +120,10 @@ impl Planner {
     pub fn looked(&mut self) {
         self.held_back.looked();
     }
+}
+
+fn addresses(policy: &NodePolicy) -> BTreeMap<IpAddr, PodRef> {
+    policy.endpoints.iter().flat_map(|(pod, endpoint)| endpoint.addresses.iter().map(|address| (*address, pod.clone()))).collect()
 }
 
 fn groups(cluster: &Cluster, compiled: &Compiled) -> Vec<AppliedGroup> {

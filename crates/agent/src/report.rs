@@ -10,6 +10,7 @@ use runtime::condition::{Status, Wanted, merge};
 
 use crate::bridge::Bridging;
 use crate::enforce::{Committed, Failure};
+use crate::passage::Passage;
 use crate::plan::Plan;
 use crate::support::Support;
 
@@ -19,6 +20,8 @@ pub struct Report {
     status: NodeReportStatus,
     /// What the last look at the node's bridges found. While packets pass beside the rules, no group is said to be in force here.
     pub bridging: Bridging,
+    /// What the last look at the ways to guarded pods found; likewise.
+    pub passage: Passage,
     /// What the kernel takes. While it lacks something, no group is said to be in force here either.
     pub support: Support,
     /// What each group had counted when it was last looked at: it stands in every report until the next look.
@@ -51,6 +54,11 @@ impl Report {
         }
     }
 
+    /// Whether the last report said that everything is in force.
+    pub fn is_ready(&self) -> bool {
+        self.status.conditions.iter().any(|condition| condition.type_ == api::condition::READY && condition.status == "True")
+    }
+
     /// What was said last.
     #[cfg(test)]
     pub fn continued(&self) -> NodeReportStatus {
@@ -70,9 +78,11 @@ impl Report {
             self.status.groups.clear();
         }
         let groups = plan.groups.iter().filter_map(|group| self.in_force(plan, group)).collect();
-        let ready = match self.bridging.escapes() {
-            true => Wanted { type_: api::condition::READY, status: Status::False, ..self.bridging.condition() },
-            false => Wanted {
+        let beside = |condition: Wanted| Wanted { type_: api::condition::READY, status: Status::False, ..condition };
+        let ready = match (self.passage.escapes(), self.bridging.escapes()) {
+            (true, _) => beside(self.passage.condition()),
+            (false, true) => beside(self.bridging.condition()),
+            (false, false) => Wanted {
                 type_: api::condition::READY,
                 status: Status::True,
                 reason: "InForce".into(),
@@ -119,11 +129,12 @@ impl Report {
             true => Wanted { type_: api::condition::READY, ..self.support.condition() },
             false => ready,
         };
-        let wanted = vec![ready, self.support.condition(), self.bridging.condition(), self.intact(now)];
+        let wanted = vec![ready, self.support.condition(), self.passage.condition(), self.bridging.condition(), self.intact(now)];
         self.status.conditions = merge(&self.status.conditions, wanted, None, now);
         self.status.kernel = Some(self.support.report());
         self.bridging.tell(&mut self.status.problems);
-        if self.bridging.escapes() || self.support.lacks() {
+        self.passage.tell(&mut self.status.problems);
+        if self.passage.escapes() || self.bridging.escapes() || self.support.lacks() {
             self.status.groups.clear();
             self.status.attachments.clear();
             self.status.prefix_lists.clear();

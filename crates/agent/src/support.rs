@@ -1,10 +1,11 @@
 //! Whether the node's kernel takes everything that rules consist of: looked at when the program starts, and where something is missing every
 //! minute, since a module may come.
 
+use std::io;
 use std::time::Duration;
 
 use api::{KernelReport, UnsupportedFeature};
-use netlink::{Nftables, Unsupported};
+use netlink::Unsupported;
 use runtime::client::with_causes;
 use runtime::condition::{Status, Wanted};
 use tokio::sync::watch;
@@ -43,9 +44,9 @@ impl Support {
         Support { version, found }
     }
 
-    fn find_out(kernel: &mut Nftables) -> Support {
+    fn find_out() -> Support {
         let version = std::fs::read_to_string(RELEASE).map_or_else(|_| "unknown".into(), |text| text.trim().to_owned());
-        let support = Support::of(version, kernel.unsupported());
+        let support = Support::of(version, netlink::unsupported());
         match support.found {
             Found::Everything => tracing::info!("{}", support.message()),
             Found::Lacks(_) | Found::Unknown(_) => tracing::error!("{}", support.message()),
@@ -92,21 +93,20 @@ impl Support {
 }
 
 /// Tells what the kernel takes, and tells on where something is missing. In the network namespace that the calling thread is in.
-pub fn find_out(kernel: &mut Nftables, tell: watch::Sender<Support>) -> Result<(), netlink::Error> {
+pub fn find_out(tell: watch::Sender<Support>) -> io::Result<()> {
     let is_settled = |support: &Support| support.found == Found::Everything;
-    let support = Support::find_out(kernel);
+    let support = Support::find_out();
     let settled = is_settled(&support);
     tell.send_replace(support);
     if settled {
         return Ok(());
     }
-    let mut kernel = Nftables::open()?;
     let look = move || {
         while !tell.is_closed() && !is_settled(&tell.borrow()) {
             std::thread::sleep(AGAIN);
-            let support = Support::find_out(&mut kernel);
+            let support = Support::find_out();
             tell.send_if_modified(|before| std::mem::replace(before, support.clone()) != support);
         }
     };
-    std::thread::Builder::new().name("support".into()).spawn(look).map_err(netlink::Error::Open).map(drop)
+    std::thread::Builder::new().name("support".into()).spawn(look).map(drop)
 }

@@ -24,6 +24,7 @@ mod counting;
 mod enforcement;
 mod membership;
 mod pacing;
+mod passage;
 mod prefix_lists;
 mod refused;
 mod support;

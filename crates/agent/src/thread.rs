@@ -9,10 +9,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::bridge::{Bridges, Bridging};
 use crate::enforce::{Committed, Enforcement, Failure};
+use crate::passage::{Passage, Ways};
 use crate::plan::Plan;
 
 /// What became of a plan, and whether packets pass beside it.
-type Reply = (Result<Committed<Plan>, Failure>, Bridging);
+type Reply = (Result<Committed<Plan>, Failure>, Bridging, Passage);
 
 enum Request {
     Enforce { plan: Box<Plan>, recheck: bool, reply: oneshot::Sender<Reply> },
@@ -31,18 +32,15 @@ pub struct KernelThread {
 pub struct Gone;
 
 impl KernelThread {
-    /// Starts the thread and opens the kernel there.
-    pub async fn start<K>(
-        open: impl FnOnce() -> Result<K, K::Error> + Send + 'static,
-        bridges: impl FnOnce() -> io::Result<Bridges> + Send + 'static,
-    ) -> anyhow::Result<KernelThread>
-    where
-        K: Kernel + 'static,
-    {
+    /// Starts the thread, with what it needs to look at devices.
+    pub async fn start(
+        kernel: impl Kernel + Send + 'static,
+        look: impl FnOnce() -> io::Result<(Bridges, Ways)> + Send + 'static,
+    ) -> anyhow::Result<KernelThread> {
         let (requests, mut received) = mpsc::channel::<Request>(1);
         let (opened, is_open) = oneshot::channel();
         thread::Builder::new().name("kernel".into()).spawn(move || {
-            let (kernel, mut bridges) = match both(open, bridges) {
+            let (mut bridges, mut ways) = match look() {
                 Ok(opened) => opened,
                 Err(error) => {
                     let _ = opened.send(Err(error));
@@ -68,8 +66,9 @@ impl KernelThread {
                 }
                 // Before the rules are said to be in force, packets have to meet them.
                 let bridging = bridges.look(&plan.addresses, recheck);
+                let passage = ways.look(&plan.addresses, recheck);
                 // What cannot be read back cannot be said to be in force. Nobody listens only when the program is ending.
-                let _ = reply.send((checked.and_then(|_| enforcement.enforce(plan, now)), bridging));
+                let _ = reply.send((checked.and_then(|_| enforcement.enforce(plan, now)), bridging, passage));
             }
         })?;
         is_open.await.map_err(|_| Gone)??;
@@ -89,12 +88,4 @@ impl KernelThread {
         self.requests.send(Request::Count { reply }).await.map_err(|_| Gone)?;
         replied.await.map_err(|_| Gone)
     }
-}
-
-/// Both sockets, or why not.
-fn both<K: Kernel>(
-    kernel: impl FnOnce() -> Result<K, K::Error>,
-    bridges: impl FnOnce() -> io::Result<Bridges>,
-) -> anyhow::Result<(K, Bridges)> {
-    Ok((kernel()?, bridges()?))
 }

@@ -8,6 +8,9 @@ pub const ACCEPTED: &str = "Accepted";
 pub const PROGRAMMED: &str = "Programmed";
 /// Some peers match nothing (S20).
 pub const STALE_RULES: &str = "StaleRules";
+/// Packets of a node's guarded pods pass its forwarding path, where the rules are; Unknown where that cannot be told. While it is not True
+/// nothing is said to be in force there. Of a NodeReport.
+pub const TRAFFIC_FILTERED: &str = "TrafficFiltered";
 /// What a node's guarded pods send each other over a Linux bridge meets the rules (S30). Of a NodeReport.
 pub const BRIDGE_TRAFFIC_FILTERED: &str = "BridgeTrafficFiltered";
 /// Nobody but the agent has changed the node's table of late; False for some minutes after it was put right. Of a NodeReport.

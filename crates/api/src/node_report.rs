@@ -65,7 +65,7 @@ pub struct NodeReportStatus {
     /// The node's kernel, and what it lacks. Found out when the agent starts, by trying.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelReport>,
-    /// Ready, KernelSupported, BridgeTrafficFiltered, RulesetIntact.
+    /// Ready, KernelSupported, TrafficFiltered, BridgeTrafficFiltered, RulesetIntact.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -68,13 +68,19 @@ impl Proxy {
 
 /// Debian's plugin in a namespace without duplicate address detection, which would hold up every pod for a second and lose first packets.
 /// It has to be off before the interface exists, so a plugin that comes later in the chain cannot do it.
+///
+/// A pod whose name begins with `macvlan-` is a neighbour of its node instead: connected to the node's uplink by macvlan, past the node's
+/// own network. It reaches others of its kind on the node, and nobody else.
 pub(crate) fn cni_plugin(topology: Topology) -> String {
     format!(
         "#!/bin/sh
 if [ \"$CNI_COMMAND\" = ADD ]; then
   nsenter --net=\"$CNI_NETNS\" sh -c 'for i in all default; do echo 0 >/proc/sys/net/ipv6/conf/$i/accept_dad; done'
 fi
-exec /usr/lib/cni/{}
+case \"$CNI_ARGS\" in
+  *K8S_POD_NAME=macvlan-*) sed 's/\"type\":\"pods\"/\"type\":\"macvlan\",\"master\":\"eth0\",\"mode\":\"bridge\"/' | exec /usr/lib/cni/macvlan ;;
+  *) exec /usr/lib/cni/{} ;;
+esac
 ",
         topology.plugin()
     )

@@ -32,7 +32,7 @@ fn build(what: &[&str]) -> Result<PathBuf> {
 }
 
 /// What Debian has: a program (or a CNI plugin's path), and the package with it.
-const DEBIAN: [(&str, &str); 9] = [
+const DEBIAN: [(&str, &str); 10] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("nft", "nftables"),
@@ -41,6 +41,7 @@ const DEBIAN: [(&str, &str); 9] = [
     ("runc", "runc"),
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("/usr/lib/cni/macvlan", "containernetworking-plugins"),
     ("/usr/lib/cni/host-local", "containernetworking-plugins"),
 ];
 

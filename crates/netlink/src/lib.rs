@@ -11,8 +11,8 @@
 //!
 //! Invariants
 //! 1. One table, `inet k8s-sg`: no other is read, and no other is written; what the kernel takes is tried in one that never comes
-//!    to be. Of devices, only a bridge's switches that decide whether nftables
-//!    sees its packets at all.
+//!    to be. Of devices, only a bridge's switches that decide whether nftables sees its packets at all; that and which way packets take is
+//!    read (`devices`, `connections`).
 //! 2. A transaction is one batch in one `sendmsg`: all of it or nothing.
 //! 3. Whatever the kernel answers is an answer or an [`Error`], never a panic.
 //! 4. `commit` and then `load` gives back the same value.
@@ -26,6 +26,7 @@ mod assemble;
 mod attribute;
 mod changes;
 mod commit;
+mod connections;
 mod devices;
 mod element;
 mod encode;
@@ -36,6 +37,7 @@ mod load;
 mod message;
 mod object;
 mod owner;
+mod plain;
 mod probe;
 mod recognize;
 mod socket;
@@ -45,9 +47,10 @@ use std::collections::BTreeMap;
 use ruleset::{Counter, Kernel, Ruleset, Transaction};
 
 pub use changes::Changes;
-pub use devices::{Bridge, Devices};
+pub use connections::Connections;
+pub use devices::{Bridge, Device, Devices, Route};
 pub use error::{Error, Refusal};
-pub use probe::Unsupported;
+pub use probe::{Unsupported, unsupported};
 
 use owner::Owner;
 use socket::Socket;

@@ -29,16 +29,25 @@ pub struct Unsupported {
     pub provided_by: &'static str,
 }
 
+/// What the kernel does not take of what our rulesets consist of, in the network namespace that the calling thread is in; empty where it
+/// takes all. An error is no answer to that question.
+pub fn unsupported() -> Result<Vec<Unsupported>, Error> {
+    match Nftables::open() {
+        Ok(mut kernel) => kernel.unsupported(),
+        Err(error) => refusal(&error).map(|error| vec![Unsupported { feature: SOCKET, error, provided_by: SOCKET_BY }]).ok_or(error),
+    }
+}
+
 impl Nftables {
-    /// What this kernel does not take of what our rulesets consist of; empty where it takes all. An error is no answer to that question.
+    /// The same by a socket that is open.
     pub fn unsupported(&mut self) -> Result<Vec<Unsupported>, Error> {
         let table = CString::new(TABLE).unwrap_or_default();
-        unsupported(|transaction| commit::check(&mut self.socket, &table, Owner::Anybody, transaction))
+        lacking(|transaction| commit::check(&mut self.socket, &table, Owner::Anybody, transaction))
     }
 }
 
 /// All at once; where that is refused, one by one.
-fn unsupported(mut check: impl FnMut(&Transaction) -> Result<(), Error>) -> Result<Vec<Unsupported>, Error> {
+fn lacking(mut check: impl FnMut(&Transaction) -> Result<(), Error>) -> Result<Vec<Unsupported>, Error> {
     let features = features();
     let all = features.iter().flat_map(|feature| feature.ops.clone());
     let mut refused = |ops: Vec<Op>| match check(&Transaction { ops }) {
@@ -71,6 +80,11 @@ pub(crate) fn refusal(error: &Error) -> Option<String> {
         Error::Refused { first, .. } => lasting(first.errno).then(|| first.text.clone()),
         // Of the whole: there is no nftables at all.
         Error::RefusedWhole(source) => source.raw_os_error().is_some_and(lasting).then(|| error.to_string()),
+        // No such protocol, or options of its sockets that came with Linux 4.12.
+        Error::Open(source) => {
+            let old = |errno| matches!(errno, libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::ENOPROTOOPT);
+            source.raw_os_error().is_some_and(old).then(|| format!("{error}: {source}"))
+        }
         _ => None,
     }
 }
@@ -81,6 +95,8 @@ struct Feature {
     ops: Vec<Op>,
 }
 
+const SOCKET: &str = "netfilter's netlink sockets";
+const SOCKET_BY: &str = "the kernel module nfnetlink (CONFIG_NETFILTER_NETLINK) of Linux 5.10 or newer";
 const TABLES: &str = "tables of the inet family";
 const CHAIN: &str = "probe";
 const OTHER: &str = "other";
@@ -235,13 +251,12 @@ mod tests {
     #[test]
     fn what_is_missing_is_found_and_nothing_else() {
         let uses = |op: &Op, wanted: fn(&Match) -> bool| matches!(op, Op::AddRule(_, rule) if rule.matches.iter().any(wanted));
-        assert_eq!(names(unsupported(|_| Ok(()))), [""; 0]);
-        assert_eq!(names(unsupported(without(move |op| uses(op, |m| matches!(m, Match::CtState(_)))))), ["ct state"]);
+        assert_eq!(names(lacking(|_| Ok(()))), [""; 0]);
+        assert_eq!(names(lacking(without(move |op| uses(op, |m| matches!(m, Match::CtState(_)))))), ["ct state"]);
         let two = |op: &Op| matches!(op, Op::AddPortMap(_, true) | Op::AddIntervalSet(..));
-        assert_eq!(names(unsupported(without(two))), ["sets of networks (interval)", "verdict maps of port ranges (interval)"]);
-        assert_eq!(names(unsupported(without(|op| matches!(op, Op::AddTable)))), [TABLES], "nothing else can be told");
-        let found =
-            unsupported(without(|op| matches!(op, Op::AddRule(_, rule) if rule.action == Action::RejectTcpReset))).expect("an answer");
+        assert_eq!(names(lacking(without(two))), ["sets of networks (interval)", "verdict maps of port ranges (interval)"]);
+        assert_eq!(names(lacking(without(|op| matches!(op, Op::AddTable)))), [TABLES], "nothing else can be told");
+        let found = lacking(without(|op| matches!(op, Op::AddRule(_, rule) if rule.action == Action::RejectTcpReset))).expect("an answer");
         assert_eq!(found.len(), 1);
         assert!(found[0].error.contains("EOPNOTSUPP") && found[0].provided_by.contains("nft_reject_inet"), "{found:?}");
     }
@@ -249,10 +264,10 @@ mod tests {
     #[test]
     fn no_nftables_at_all_is_an_answer_and_no_permission_is_none() {
         let whole = |errno| move |_: &Transaction| Err(Error::RefusedWhole(io::Error::from_raw_os_error(errno)));
-        assert_eq!(names(unsupported(whole(libc::EOPNOTSUPP))), [TABLES]);
-        assert!(unsupported(whole(libc::EPERM)).is_err());
-        assert!(unsupported(|_| Err(Error::NoAnswer)).is_err());
-        assert!(unsupported(|transaction| refuse(0, &transaction.ops[0], libc::ENOMEM)).is_err());
+        assert_eq!(names(lacking(whole(libc::EOPNOTSUPP))), [TABLES]);
+        assert!(lacking(whole(libc::EPERM)).is_err());
+        assert!(lacking(|_| Err(Error::NoAnswer)).is_err());
+        assert!(lacking(|transaction| refuse(0, &transaction.ops[0], libc::ENOMEM)).is_err());
     }
 
     /// The tries would prove nothing if a ruleset could have what they leave out.

@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::condition::{ACCEPTED, DELETABLE, PROGRAMMED, READY, STALE_RULES, WITHIN_QUOTA};
+use api::condition::{
+    ACCEPTED, BRIDGE_TRAFFIC_FILTERED, DELETABLE, KERNEL_SUPPORTED, PROGRAMMED, READY, STALE_RULES, TRAFFIC_FILTERED, WITHIN_QUOTA,
+};
 use api::{AttachmentStatus, NodeCounts, NodeReportStatus, PacketCounts, PrefixListStatus, RuleCounts, SecurityGroupStatus, Skipped};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -40,6 +42,8 @@ pub struct View<'a> {
     groups: BTreeMap<(&'a str, &'a str), Applied<'a>>,
     attachments: BTreeMap<(&'a str, &'a str), Applied<'a>>,
     prefix_lists: BTreeMap<(&'a str, &'a str), Applied<'a>>,
+    /// The nodes on which nothing is in force, and why.
+    unable: BTreeMap<&'a NodeName, &'a Condition>,
     /// The groups whose rules name each list.
     naming: BTreeMap<&'a PrefixListRef, BTreeSet<&'a GroupRef>>,
 }
@@ -60,6 +64,7 @@ impl<'a> View<'a> {
             groups: BTreeMap::new(),
             attachments: BTreeMap::new(),
             prefix_lists: BTreeMap::new(),
+            unable: BTreeMap::new(),
             naming: BTreeMap::new(),
         };
         for (group, facts) in &cluster.groups {
@@ -69,6 +74,7 @@ impl<'a> View<'a> {
             }
         }
         for (node, report) in reports {
+            view.unable.extend(unable(report).map(|why| (node, why)));
             for group in &report.groups {
                 let applied = view.groups.entry((&group.namespace, &group.name)).or_default();
                 applied.insert(node, (&group.uid, group.generation));
@@ -103,6 +109,7 @@ impl<'a> View<'a> {
             uid: &facts.uid,
             generation: facts.generation,
             applied: self.groups.get(&(group.namespace.as_str(), group.name.as_str())),
+            unable: &self.unable,
         };
         let stale = self.stale(facts);
         let (nodes, programmed) = object.programmed(&self.nodes(members), "NoMembers", "No endpoint is in this group.");
@@ -131,7 +138,7 @@ impl<'a> View<'a> {
         let facts = self.cluster.attachments.get(attachment)?;
         let endpoints = self.resolution.attached.get(attachment);
         let applied = self.attachments.get(&(attachment.namespace.as_str(), attachment.name.as_str()));
-        let object = Object { uid: &facts.uid, generation: facts.generation, applied };
+        let object = Object { uid: &facts.uid, generation: facts.generation, applied, unable: &self.unable };
         let (nodes, programmed) = object.programmed(&self.nodes(endpoints), "NoEndpoints", "It selects no pod that has an address.");
         let accepted = self.attachment_accepted(facts, endpoints);
         let skipped = self.resolution.skipped.get(attachment);
@@ -152,7 +159,7 @@ impl<'a> View<'a> {
         let naming = self.naming.get(list);
         let nodes = naming.into_iter().flatten().flat_map(|group| self.nodes(self.resolution.members.get(group))).collect();
         let applied = self.prefix_lists.get(&(list.namespace.as_str(), list.name.as_str()));
-        let object = Object { uid: &facts.uid, generation: facts.generation, applied };
+        let object = Object { uid: &facts.uid, generation: facts.generation, applied, unable: &self.unable };
         let (nodes, programmed) = object.programmed(&nodes, "NotNamed", "No group that has an endpoint names this list.");
         let accepted = accepted(&facts.problems, "All entries are understood.");
         let held = self.held(facts.deleting, || ObjectRef::PrefixList(list.clone()));
@@ -267,6 +274,14 @@ impl<'a> View<'a> {
     }
 }
 
+/// Why nothing is in force on a node; none where rules are, or where they are only late.
+fn unable(report: &NodeReportStatus) -> Option<&Condition> {
+    let is = |condition: &&Condition, types: &[&str]| types.contains(&condition.type_.as_str()) && condition.status != TRUE;
+    let ready = report.conditions.iter().find(|condition| is(condition, &[READY]))?;
+    let causes = [KERNEL_SUPPORTED, TRAFFIC_FILTERED, BRIDGE_TRAFFIC_FILTERED];
+    report.conditions.iter().find(|condition| is(condition, &causes) && condition.reason == ready.reason)
+}
+
 /// What a group's rules have allowed and denied on all nodes that have it in force. Not part of [`View::group`], because it changes all the
 /// time and with nothing else.
 pub fn packets(group: &GroupRef, uid: &str, reports: &BTreeMap<NodeName, NodeReportStatus>) -> PacketCounts {
@@ -290,6 +305,7 @@ const TRUE: &str = "True";
 const FALSE: &str = "False";
 const UNKNOWN: &str = "Unknown";
 const PROGRAMMING: &str = "Programming";
+const CANNOT_ENFORCE: &str = "CannotEnforce";
 
 /// What a condition says.
 #[derive(Clone)]
@@ -326,6 +342,7 @@ struct Object<'a> {
     uid: &'a str,
     generation: i64,
     applied: Option<&'a Applied<'a>>,
+    unable: &'a BTreeMap<&'a NodeName, &'a Condition>,
 }
 
 impl Object<'_> {
@@ -336,9 +353,10 @@ impl Object<'_> {
         let lagging: Vec<String> = desired
             .iter()
             .filter(|node| !has_it(node))
-            .map(|node| match on(node) {
-                Some((_, generation)) => format!("{node} has generation {generation}"),
-                None => format!("{node} has not reported it"),
+            .map(|node| match (on(node), self.unable.get(*node)) {
+                (Some((_, generation)), _) => format!("{node} has generation {generation}"),
+                (None, Some(why)) => format!("{node} cannot enforce it ({}: {})", why.reason, why.message),
+                (None, None) => format!("{node} has not reported it"),
             })
             .collect();
         let (total, programmed) = (desired.len(), desired.len() - lagging.len());
@@ -348,7 +366,8 @@ impl Object<'_> {
             Said::new(PROGRAMMED, TRUE, PROGRAMMED, format!("Generation {} is in force on {total} of {total} nodes.", self.generation))
         } else {
             let message = format!("Generation {} is in force on {programmed} of {total} nodes: {}", self.generation, list(&lagging, ", "));
-            Said::new(PROGRAMMED, FALSE, PROGRAMMING, message)
+            let unable = desired.iter().any(|node| on(node).is_none() && self.unable.contains_key(*node));
+            Said::new(PROGRAMMED, FALSE, if unable { CANNOT_ENFORCE } else { PROGRAMMING }, message)
         };
         (NodeCounts { desired: count(total), programmed: count(programmed), summary: format!("{programmed}/{total}") }, said)
     }

@@ -69,3 +69,24 @@ fn where_the_kernel_did_not_say_what_it_took_is_in_force() {
     assert!(message.contains("did not answer"), "{message}");
     assert_eq!((condition(&status, "Ready").0, status.groups.len()), ("True", 1));
 }
+
+/// Such a node has no nftables at all: the program stays, says so, and goes on when the module comes.
+#[test]
+fn a_kernel_that_cannot_be_opened_is_tried_again() {
+    let missing = Cell::new(2);
+    let open = || match missing.get() {
+        0 => Ok(Flaky::default()),
+        left => {
+            missing.set(left - 1);
+            Err(Says::NoMemory)
+        }
+    };
+    let mut enforcement = Enforcement::new(crate::late::Late::new(open));
+    let plan = || crate::plan::Plan::default();
+    let now = || Time(Timestamp::UNIX_EPOCH);
+    assert!(enforcement.counters().is_err());
+    let failure = enforcement.enforce(plan(), now).expect_err("it cannot be opened");
+    assert_eq!(failure.stands, None, "nobody knows what is in force");
+    assert!(enforcement.enforce(plan(), now).expect("it is open").ops > 0);
+    assert_eq!(enforcement.enforce(plan(), now).expect("it stays open").ops, 0);
+}

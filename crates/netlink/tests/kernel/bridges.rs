@@ -14,12 +14,12 @@ use crate::namespace::{in_namespace, nft_file};
 const SERVER: [&str; 2] = ["10.9.0.1", "fd00:9::1"];
 const CLIENT: [&str; 2] = ["10.9.0.2", "fd00:9::2"];
 
-fn ip(arguments: &str) {
+pub fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("ip; apt-get install iproute2");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn set(parameter: &str, value: &str) {
+pub fn set(parameter: &str, value: &str) {
     let path = format!("/proc/sys/net/{parameter}");
     std::fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}; modprobe br_netfilter"));
 }
@@ -96,7 +96,7 @@ fn a_bridge_shows_its_packets_once_told_so() {
         assert_eq!(bridged.reaches(), [true, true], "no rule sees it");
 
         let mut devices = Devices::open().unwrap();
-        let [v4, v6] = SERVER.map(|address| devices.towards(address.parse().unwrap()).unwrap().expect("a route"));
+        let [v4, v6] = SERVER.map(|address| devices.route(address.parse().unwrap()).unwrap().expect("a route").device);
         assert_eq!(v4, v6);
         let bridge = devices.bridge(v4).unwrap().expect("a bridge");
         assert_eq!(bridge, Bridge { index: v4, name: "cni0".into(), v4: false, v6: false });
@@ -115,7 +115,7 @@ fn each_family_has_a_switch_of_its_own() {
         nft_file("table inet t { chain c { type filter hook forward priority 0; tcp dport 80 drop; }; }");
         ip("link set cni0 type bridge nf_call_ip6tables 1");
         let mut devices = Devices::open().unwrap();
-        let index = devices.towards(SERVER[0].parse().unwrap()).unwrap().unwrap();
+        let index = devices.route(SERVER[0].parse().unwrap()).unwrap().unwrap().device;
         let bridge = devices.bridge(index).unwrap().unwrap();
         assert_eq!((bridge.v4, bridge.v6), (false, true));
         assert_eq!(bridged.reaches(), [true, false]);
@@ -134,14 +134,14 @@ fn what_is_no_bridge_is_none() {
         ip("route add blackhole 10.9.3.0/24");
         ip("route add prohibit 10.9.4.0/24");
         let mut devices = Devices::open().unwrap();
-        let veth = devices.towards("10.9.1.1".parse().unwrap()).unwrap().expect("a route");
+        let veth = devices.route("10.9.1.1".parse().unwrap()).unwrap().expect("a route").device;
         assert_eq!(devices.bridge(veth).unwrap(), None);
         for nowhere in ["10.9.2.1", "10.9.3.1", "10.9.4.1", "192.0.2.1"] {
-            assert_eq!(devices.towards(nowhere.parse().unwrap()).unwrap(), None, "{nowhere}");
+            assert_eq!(devices.route(nowhere.parse().unwrap()).unwrap(), None, "{nowhere}");
         }
         // IPv6 answers with a route that leads nowhere, over a device that is no bridge either.
-        if let Some(device) = devices.towards("fd00:9::1".parse().unwrap()).unwrap() {
-            assert_eq!(devices.bridge(device).unwrap(), None);
+        if let Some(route) = devices.route("fd00:9::1".parse().unwrap()).unwrap() {
+            assert_eq!(devices.bridge(route.device).unwrap(), None);
         }
         assert_eq!(devices.bridge(4711).unwrap(), None, "there is no such device");
     });

@@ -9,3 +9,4 @@ mod owner;
 mod probing;
 mod round_trip;
 mod rulesets;
+mod ways;

@@ -49,3 +49,37 @@ fn without_the_right_to_it_there_is_no_answer() {
         assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
     });
 }
+
+/// Makes the kernel answer this thread, which ends with the test, as one without nfnetlink does.
+fn hide_nfnetlink() {
+    let instruction = |code: u32, k: u32, jf: u8| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    // seccomp_data: the call's number is at 0, the lower halves of its arguments at 16, 24 and 32.
+    let mut filter = [
+        instruction(load, 0, 0),
+        instruction(equal, libc::SYS_socket as u32, 5),
+        instruction(load, 16, 0),
+        instruction(equal, libc::AF_NETLINK as u32, 3),
+        instruction(load, 32, 0),
+        instruction(equal, libc::NETLINK_NETFILTER as u32, 1),
+        instruction(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EPROTONOSUPPORT as u32, 0),
+        instruction(libc::BPF_RET, libc::SECCOMP_RET_ALLOW, 0),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the program and its instructions live until the call returns; without TSYNC it concerns this thread alone.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    assert_eq!(result, 0, "{}", Errno::last());
+}
+
+#[test]
+fn a_kernel_without_nfnetlink_lacks_it_rather_than_being_no_kernel() {
+    in_namespace(|| {
+        assert_eq!(netlink::unsupported().expect("an answer"), []);
+        hide_nfnetlink();
+        assert!(matches!(Nftables::open(), Err(netlink::Error::Open(error)) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT)));
+        let lacking = netlink::unsupported().expect("an answer");
+        assert_eq!(lacking.len(), 1, "{lacking:?}");
+        assert!(lacking[0].provided_by.contains("nfnetlink") && lacking[0].error.contains("Protocol not supported"), "{lacking:?}");
+    });
+}

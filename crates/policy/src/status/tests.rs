@@ -482,3 +482,51 @@ fn what_is_in_use_and_being_deleted_says_by_whom_ten_by_name() {
     );
     assert!(condition.message.ends_with("Attachment shop/a09, and 3 more"), "{}", condition.message);
 }
+
+/// A condition of a node's report.
+fn said(type_: &str, status: &str, reason: &str, message: &str) -> Condition {
+    Condition {
+        type_: type_.into(),
+        status: status.into(),
+        reason: reason.into(),
+        message: message.into(),
+        observed_generation: None,
+        last_transition_time: Time(Timestamp::UNIX_EPOCH),
+    }
+}
+
+#[test]
+fn p31_a_node_that_cannot_enforce_is_named_with_the_reason() {
+    let mut world = World::default();
+    world.group("web", "u", 2, json!({})).attachment("web", 1, &["web"]);
+    world.pod("web-0", "web", "n1", "10.0.0.1").pod("web-1", "web", "n2", "10.0.0.2");
+    world.reports("n1", &[("web", "u", 2)], &[("web", "uid-web", 1)]).reports("n2", &[], &[]);
+    for (type_, status, reason) in [
+        ("TrafficFiltered", "False", "NotForwardedHere"),
+        ("TrafficFiltered", "Unknown", "CannotTell"),
+        ("KernelSupported", "False", "KernelFeatureMissing"),
+        ("BridgeTrafficFiltered", "False", "BridgeNetfilterOff"),
+    ] {
+        let report = world.reports.get_mut(&NodeName("n2".into())).expect("a report");
+        report.conditions = vec![said("Ready", "False", reason, "why"), said(type_, status, reason, "why")];
+        let resolution = resolve(&world.cluster);
+        let view = View::new(&world.cluster, &resolution, &world.reports);
+        let group = view.group(&group_ref("web")).expect("a status");
+        let attachment = view.attachment(&AttachmentRef { namespace: "shop".into(), name: "web".into() }).expect("a status");
+        for (conditions, generation) in [(&group.conditions, 2), (&attachment.conditions, 1)] {
+            let programmed = conditions.iter().find(|condition| condition.type_ == PROGRAMMED).expect("it is said");
+            assert_eq!((programmed.status.as_str(), programmed.reason.as_str()), ("False", "CannotEnforce"));
+            let message = format!("Generation {generation} is in force on 1 of 2 nodes: n2 cannot enforce it ({reason}: why)");
+            assert_eq!(programmed.message, message);
+        }
+        assert_eq!(group.nodes.summary, "1/2");
+    }
+
+    // A kernel that did not take a change, or has not said what it takes, is late.
+    let report = world.reports.get_mut(&NodeName("n2".into())).expect("a report");
+    report.conditions = vec![said("Ready", "False", "CommitFailed", "why"), said("KernelSupported", "Unknown", "CannotTell", "why")];
+    let resolution = resolve(&world.cluster);
+    let group = View::new(&world.cluster, &resolution, &world.reports).group(&group_ref("web")).expect("a status");
+    let programmed = group.conditions.iter().find(|condition| condition.type_ == PROGRAMMED).expect("it is said");
+    assert_eq!((programmed.reason.as_str(), programmed.message.contains("n2 has not reported it")), ("Programming", true));
+}
