@@ -38,10 +38,36 @@ pub enum Part {
     Rest,
 }
 
+/// An object in the fields of a log line.
+#[derive(Clone, Copy, Debug)]
+pub struct Of<'a> {
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its namespace, where it is known.
+    pub namespace: Option<&'a str>,
+    /// Its name.
+    pub name: &'a str,
+}
+
 impl Lane {
     /// Which part it belongs to.
     pub fn part(&self) -> Part {
         if matches!(self, Lane::Slices(_)) { Part::Slices } else { Part::Rest }
+    }
+
+    /// The object that it writes to; slices are known by the id of their group.
+    pub fn of(&self) -> Of<'_> {
+        match self {
+            Lane::Slices(id) => Of { kind: "MemberSlice", namespace: None, name: id },
+            Lane::Finalizer(ObjectRef::SecurityGroup(GroupRef { namespace, name }), _) | Lane::Group(GroupRef { namespace, name }, _) => {
+                Of { kind: "SecurityGroup", namespace: Some(namespace), name }
+            }
+            Lane::Finalizer(ObjectRef::Attachment(AttachmentRef { namespace, name }), _)
+            | Lane::Attachment(AttachmentRef { namespace, name }, _) => Of { kind: "Attachment", namespace: Some(namespace), name },
+            Lane::Finalizer(ObjectRef::PrefixList(PrefixListRef { namespace, name }), _)
+            | Lane::PrefixList(PrefixListRef { namespace, name }, _) => Of { kind: "PrefixList", namespace: Some(namespace), name },
+            Lane::Finalizer(ObjectRef::Namespace(name), _) => Of { kind: "Namespace", namespace: None, name },
+        }
     }
 
     /// The other lane of the same object. A finalizer is written on the version that was read, which a status would change meanwhile.

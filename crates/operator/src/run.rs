@@ -1,6 +1,7 @@
 //! `operator run`: one task owns the facts; watches, leadership and ended writes come to it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -9,7 +10,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::DynamicObject;
 use kube::{Api, Client};
 use policy::index::Changed;
-use runtime::health::{self, Readiness, Registry};
+use runtime::calls::Calls;
+use runtime::health::{self, Heartbeat, Readiness, Served};
 use runtime::lease::Candidate;
 use runtime::shutdown::{self, CancellationToken};
 use runtime::watch::{self, Config, Watch, Watches};
@@ -18,7 +20,7 @@ use tokio::sync::{mpsc, watch as state};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use crate::due::{Part, rest_due, slices_due};
+use crate::due::{Of, Part, rest_due, slices_due};
 use crate::events::{Events, Notice, Told, turns};
 use crate::facts::{Facts, Message, RECOUNT, With, limits};
 use crate::metrics::Metrics;
@@ -56,15 +58,17 @@ pub struct RunArgs {
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     logs::start(args.log_format, &args.log).map_err(|error| anyhow!(error))?;
     let shutdown = shutdown::on_signal()?;
-    let client = client::connect().await?;
-    let readiness = Readiness::default();
-    let mut registry = Registry::with_prefix("securitygroups_operator");
+    let mut registry = health::registry("securitygroups_operator", env!("CARGO_PKG_VERSION"));
+    let client = client::connect(&Calls::new(&mut registry)).await?;
+    let (readiness, heartbeat) = (Readiness::default(), Heartbeat::default());
     let metrics = Metrics::new(&mut registry);
     let (watches, messages) = Watches::new(client.clone(), readiness.clone(), &mut registry);
     let configs = Api::namespaced(client.clone(), &args.namespace);
     let open = open(&watches, configs);
     let serving = CancellationToken::new();
-    let (address, server) = health::serve(args.health_address, readiness, registry, serving.clone())
+    let served = Served { readiness, heartbeat: heartbeat.clone(), registry: Arc::new(registry) };
+    let (address, server) = served
+        .serve(args.health_address, serving.clone())
         .await
         .with_context(|| format!("cannot serve health and metrics at {}", args.health_address))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, "operator starts");
@@ -75,7 +79,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (leads, candidate) = candidate.run(client.clone(), candidacy.clone());
 
     let events = Events::new(client.clone(), leads.clone());
-    Operator::new(client, metrics, events).run(messages, leads, shutdown).await;
+    Operator::new(client, metrics, events, heartbeat).run(messages, leads, shutdown).await;
 
     // Only when nothing of ours is under way any more may another write.
     candidacy.cancel();
@@ -144,6 +148,7 @@ struct Operator {
     facts: Facts,
     outbox: Outbox,
     events: Events,
+    heartbeat: Heartbeat,
     told: Told,
     slices: Turn,
     rest: Turn,
@@ -152,13 +157,14 @@ struct Operator {
 }
 
 impl Operator {
-    fn new(client: Client, metrics: Metrics, events: Events) -> Operator {
+    fn new(client: Client, metrics: Metrics, events: Events, heartbeat: Heartbeat) -> Operator {
         Operator {
             client,
             metrics,
             facts: Facts::default(),
             outbox: Outbox::default(),
             events,
+            heartbeat,
             told: Told::default(),
             slices: Turn::new(),
             rest: Turn::new(),
@@ -170,7 +176,9 @@ impl Operator {
         let mut writes = Writes::new();
         let mut recount = interval(RECOUNT);
         recount.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pulse = Heartbeat::pulse();
         loop {
+            self.heartbeat.beat();
             let leading = *leads.borrow_and_update();
             self.metrics.leading(leading);
             let look_at = if leading { self.work(&mut writes, &leads) } else { self.pause() };
@@ -182,6 +190,7 @@ impl Operator {
                     Ok((ended, started, notices)) => self.ended(ended, started, notices),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
+                _ = pulse.tick() => {}
                 _ = recount.tick(), if leading && self.facts.are_complete() => self.rest.due |= self.facts.recount() == Changed::Yes,
                 message = messages.recv() => match message {
                     Some(message) => self.take(message, &mut messages),
@@ -292,10 +301,13 @@ impl Operator {
         if ending == Ending::Done {
             self.tell(notices);
         }
+        let Of { kind, namespace, name } = ended.lane.of();
         match (&ended.error, ending) {
-            (None, _) => tracing::debug!(lane = %ended.lane, "written"),
-            (Some(error), Ending::Conflict) => tracing::debug!(lane = %ended.lane, %error, "not as we thought; planning again"),
-            (Some(error), _) => tracing::warn!(lane = %ended.lane, %error, "write failed; trying again"),
+            (None, _) => tracing::debug!(kind, namespace, name, lane = %ended.lane, "written"),
+            (Some(error), Ending::Conflict) => {
+                tracing::debug!(kind, namespace, name, lane = %ended.lane, %error, "not as we thought; planning again");
+            }
+            (Some(error), _) => tracing::warn!(kind, namespace, name, lane = %ended.lane, %error, "write failed; trying again"),
         }
         if self.outbox.ended(&ended.lane, ended.written, ending, Instant::now()) {
             self.look_again();
