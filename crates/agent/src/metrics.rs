@@ -104,7 +104,7 @@ impl Metrics {
         registry.register(
             "rule_allowed_packets",
             "First packets of connections that a rule and peer allowed, by group, direction and the rule's id (sgr-); ICMP and UDP without an \
-             answer count each packet. Rules of many peers on one port are merged and not counted here",
+             answer count each packet. What several rules allow counts for one of them",
             metrics.allowed_by_rule.clone(),
         );
         registry.register(

@@ -26,6 +26,7 @@ mod assemble;
 mod attribute;
 mod changes;
 mod commit;
+mod contents;
 mod devices;
 mod element;
 mod encode;
