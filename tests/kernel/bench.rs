@@ -1,12 +1,12 @@
 //! Policies in the kernel of a topology, many packets at once through it, and what became of each.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use netlink::Nftables;
 use policy::model::{ConnState, NodePolicy, Packet, Path, Payload, Verdict};
-use ruleset::{Kernel, Ruleset, Transaction, diff, lower_beyond};
+use ruleset::{Counter, Kernel, Ruleset, Transaction, diff, lower_beyond};
 
 use super::topology::{Topology, Wiring};
 use super::watch::Watch;
@@ -70,6 +70,11 @@ impl Bench {
         ensure!(self.kernel.load()?.as_ref() == Some(&wanted), "the kernel has another ruleset than was sent:\n{wanted}");
         self.held = Some(wanted);
         Ok(())
+    }
+
+    /// What the table's counters have counted.
+    pub fn counters(&mut self) -> Result<BTreeMap<String, Counter>> {
+        Ok(self.kernel.counters()?)
     }
 
     /// Sends packets of which no two belong to one connection, and tells what became of each. `wanted` says only how long to wait.

@@ -5,6 +5,7 @@ mod blink;
 mod bridge;
 mod coexistence;
 mod connections;
+mod counting;
 mod difference;
 mod drift;
 mod isolation;

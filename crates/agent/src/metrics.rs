@@ -116,7 +116,7 @@ impl Metrics {
         registry.register(
             "rule_allowed_packets",
             "First packets of connections that a rule and peer allowed, by group, direction and the rule's id (sgr-); ICMP and UDP without an \
-             answer count each packet. Rules of many peers on one port are merged and not counted here",
+             answer count each packet. What several rules allow counts for one of them",
             metrics.allowed_by_rule.clone(),
         );
         registry.register(
@@ -151,14 +151,15 @@ impl Metrics {
 
     /// The table in force is this one.
     pub fn sized(&self, ruleset: &Ruleset) {
-        let Ruleset { counters, sets, intervals, maps, port_maps, chains } = ruleset;
+        let Ruleset { counters, sets, intervals, maps, port_maps, counter_maps, chains } = ruleset;
         let of_sets = sets.values().map(|set| set.elements.len()).chain(intervals.values().map(|set| set.ranges.len()));
         let of_maps = maps.values().map(|map| map.elements.len()).chain(port_maps.values().map(|map| map.elements.len()));
+        let of_maps = of_maps.chain(counter_maps.values().map(|map| map.elements.len()));
         for (what, size) in [
             ("chains", chains.len()),
             ("rules", chains.values().map(|chain| chain.rules.len()).sum()),
             ("sets", sets.len() + intervals.len()),
-            ("maps", maps.len() + port_maps.len()),
+            ("maps", maps.len() + port_maps.len() + counter_maps.len()),
             ("elements", of_sets.chain(of_maps).sum()),
             ("counters", counters.len()),
         ] {

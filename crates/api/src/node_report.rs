@@ -95,8 +95,8 @@ pub struct AppliedGroup {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
 pub struct PacketCounts {
-    /// First packets of inbound connections that a rule of the group allowed, and each packet of ICMP and of UDP without an answer. Rules that
-    /// are many on one port are merged, and are not in it.
+    /// First packets of inbound connections that a rule of the group allowed, and each packet of ICMP and of UDP without an answer. What rules
+    /// of several groups of a pod allow counts for one of them.
     #[serde(default)]
     pub ingress_allowed: i64,
     /// Packets to members that none of the pod's groups allowed.

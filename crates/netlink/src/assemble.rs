@@ -60,6 +60,10 @@ impl Assembly {
                 self.address(*side, *family, full_length(*family));
                 self.out.push(Expression::InSet(name(set)?));
             }
+            Match::CountedIn { side, family, map } => {
+                self.address(*side, *family, full_length(*family));
+                self.out.push(Expression::CountIn(name(map)?));
+            }
             Match::InNet { side, net } => self.network(*side, *net)?,
             Match::DestinationPorts { from, to } if from > to => return Err(Malformed::PortsReversed),
             Match::DestinationPorts { from, to } => {

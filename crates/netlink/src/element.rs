@@ -10,7 +10,7 @@ use crate::field::octets;
 use crate::object::{Set, text};
 use crate::socket::Reply;
 
-/// An element: the key, and where it leads in a verdict map; or the end of a range of an interval set.
+/// An element: the key, and where it leads in a verdict map or what counts it in a counter map; or the end of a range of an interval set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Element {
     pub(crate) key: Vec<u8>,
@@ -19,13 +19,15 @@ pub(crate) struct Element {
     pub(crate) end: bool,
 }
 
-/// The verdict of a map's element.
+/// What a map has for a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Leads {
     /// To a chain for good.
     Goto(CString),
     /// To a chain and back.
     Jump(CString),
+    /// To the next instruction, counted by this counter.
+    Counted(CString),
 }
 
 /// `NFT_SET_ELEM_INTERVAL_END`
@@ -40,6 +42,16 @@ impl Element {
     /// A port, or the first of a range.
     pub(crate) fn port(port: u16) -> Element {
         Element { key: port.to_be_bytes().to_vec(), leads: None, end: false }
+    }
+}
+
+impl Leads {
+    const fn verdict(&self) -> Option<i32> {
+        match self {
+            Leads::Goto(_) => Some(libc::NFT_GOTO),
+            Leads::Jump(_) => Some(libc::NFT_JUMP),
+            Leads::Counted(_) => None,
+        }
     }
 }
 
@@ -61,15 +73,16 @@ impl Set {
             unsafe { sys::nftnl_set_elem_set_u32(element.as_ptr(), number(sys::NFTNL_SET_ELEM_FLAGS), INTERVAL_END) };
         }
         if let Some(leads) = leads {
-            let (verdict, chain) = match leads {
-                Leads::Goto(chain) => (libc::NFT_GOTO, chain),
-                Leads::Jump(chain) => (libc::NFT_JUMP, chain),
+            let (attribute, text) = match leads {
+                Leads::Goto(chain) | Leads::Jump(chain) => (sys::NFTNL_SET_ELEM_CHAIN, chain),
+                Leads::Counted(counter) => (sys::NFTNL_SET_ELEM_OBJREF, counter),
             };
-            // SAFETY: the element is ours; the verdict is a uint32_t, the chain a string that libnftnl copies up to its zero.
-            unsafe {
-                sys::nftnl_set_elem_set_u32(element.as_ptr(), number(sys::NFTNL_SET_ELEM_VERDICT), verdict as u32);
-                sys::nftnl_set_elem_set_str(element.as_ptr(), number(sys::NFTNL_SET_ELEM_CHAIN), chain.as_ptr());
+            if let Some(verdict) = leads.verdict() {
+                // SAFETY: the element is ours; the verdict is a uint32_t.
+                unsafe { sys::nftnl_set_elem_set_u32(element.as_ptr(), number(sys::NFTNL_SET_ELEM_VERDICT), verdict as u32) };
             }
+            // SAFETY: the element is ours; chain and object are strings that libnftnl copies up to their zero.
+            unsafe { sys::nftnl_set_elem_set_str(element.as_ptr(), number(attribute), text.as_ptr()) };
         }
         // SAFETY: the set is ours; it takes the element over and frees it with itself.
         unsafe { sys::nftnl_set_elem_add(self.raw(), element.as_ptr()) }
@@ -121,7 +134,6 @@ unsafe fn element(raw: NonNull<sys::nftnl_set_elem>) -> Option<Element> {
         sys::NFTNL_SET_ELEM_USERDATA,
         sys::NFTNL_SET_ELEM_EXPR,
         sys::NFTNL_SET_ELEM_EXPRESSIONS,
-        sys::NFTNL_SET_ELEM_OBJREF,
         sys::NFTNL_SET_ELEM_KEY_END,
     ];
     let flags = if is_set(sys::NFTNL_SET_ELEM_FLAGS) { number(sys::NFTNL_SET_ELEM_FLAGS) } else { 0 };
@@ -137,15 +149,17 @@ unsafe fn element(raw: NonNull<sys::nftnl_set_elem>) -> Option<Element> {
     }
     // SAFETY: nftnl_set_elem_get says that `length` bytes are there; they are copied before anything else happens to the element.
     let key = unsafe { std::slice::from_raw_parts(key.cast::<u8>(), length as usize) }.to_vec();
-    if !is_set(sys::NFTNL_SET_ELEM_VERDICT) {
-        return Some(Element { key, leads: None, end });
-    }
-    let leads = match number(sys::NFTNL_SET_ELEM_VERDICT) as i32 {
-        libc::NFT_GOTO => Leads::Goto,
-        libc::NFT_JUMP => Leads::Jump,
-        _ => return None,
+    let (leads, attribute): (fn(CString) -> Leads, u32) = match (is_set(sys::NFTNL_SET_ELEM_VERDICT), is_set(sys::NFTNL_SET_ELEM_OBJREF)) {
+        (false, false) => return Some(Element { key, leads: None, end }),
+        (false, true) => (Leads::Counted, sys::NFTNL_SET_ELEM_OBJREF),
+        (true, false) => match number(sys::NFTNL_SET_ELEM_VERDICT) as i32 {
+            libc::NFT_GOTO => (Leads::Goto, sys::NFTNL_SET_ELEM_CHAIN),
+            libc::NFT_JUMP => (Leads::Jump, sys::NFTNL_SET_ELEM_CHAIN),
+            _ => return None,
+        },
+        (true, true) => return None,
     };
-    // SAFETY: the element is valid (the function's contract); the chain is a string, or NULL where it is not set.
-    let chain = unsafe { text(sys::nftnl_set_elem_get_str(raw.as_ptr(), sys::NFTNL_SET_ELEM_CHAIN as u16)) };
-    Some(Element { key, leads: Some(leads(chain?)), end })
+    // SAFETY: the element is valid (the function's contract); chain and object are strings, or NULL where they are not set.
+    let name = unsafe { text(sys::nftnl_set_elem_get_str(raw.as_ptr(), attribute as u16)) };
+    Some(Element { key, leads: Some(leads(name?)), end })
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use imbl::OrdMap;
 use policy::model::Family;
-use ruleset::{Base, Hook, Op, PortMap, TABLE, Transaction, next};
+use ruleset::{Base, CounterMap, Hook, Op, PortMap, TABLE, Transaction, next};
 
 use crate::assemble::assemble;
 use crate::element::{Element, Leads};
@@ -17,7 +17,7 @@ use crate::owner::Owner;
 
 /// An element of a set has at most 28 bytes in a message, whose list of elements has at most 64 KiB.
 const SET_ELEMENTS: usize = 1_000;
-/// An element of a map has at most 308: names of chains are longer.
+/// An element of a map has at most 308: names of chains and counters are longer.
 const MAP_ELEMENTS: usize = 150;
 
 /// Making something is refused where it is there, as the ruleset's contract has it; otherwise a drifted table would pass for a new one.
@@ -25,6 +25,9 @@ const MAKE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 /// Adding is not refused where it is there: for elements EXCL would fail the batch over one that the kernel has already.
 const ADD: i32 = libc::NLM_F_CREATE;
 const DELETE: i32 = 0;
+
+/// `NFT_SET_OBJECT`, which libc does not have.
+pub(crate) const OBJECT_MAP: u32 = 0x40;
 
 /// The numbers of `ipv4_addr` and `ipv6_addr` among nft's types: nothing to the kernel, but nft shows addresses by it.
 /// The number of `inet_service` likewise, and the length of a port.
@@ -107,6 +110,21 @@ fn step(table: &CStr, op: &Op, push: &mut impl FnMut(i32, i32, Body)) -> Result<
             let bounds = port_bounds(ports, |_| Ok(None))?;
             push_elements(table, map, &bounds, SET_ELEMENTS, |body| push(libc::NFT_MSG_DELSETELEM, DELETE, body))?;
         }
+        Op::AddCounterMap(map, family, ranges) => {
+            let mut raw = new_set(table, map, key_type(*family))?;
+            let interval = if *ranges { libc::NFT_SET_INTERVAL as u32 } else { 0 };
+            raw.set_number(Set::FLAGS, OBJECT_MAP | interval);
+            raw.set_number(Set::OBJECT_TYPE, OBJECT_COUNTER);
+            push(libc::NFT_MSG_NEWSET, MAKE, Body::Set(raw));
+        }
+        Op::AddCounted(map, counted) => {
+            let bounds = counted_bounds(counted, |counter| Ok(Some(Leads::Counted(name(counter)?))))?;
+            push_elements(table, map, &bounds, MAP_ELEMENTS, |body| push(libc::NFT_MSG_NEWSETELEM, ADD, body))?;
+        }
+        Op::DeleteCounted(map, counted) => {
+            let bounds = counted_bounds(counted, |_| Ok(None))?;
+            push_elements(table, map, &bounds, SET_ELEMENTS, |body| push(libc::NFT_MSG_DELSETELEM, DELETE, body))?;
+        }
         // No elements, no message: one without elements would empty the set.
         Op::DeleteElements(set, keys) | Op::DeleteMapElements(set, keys) => {
             let keys: Vec<_> = keys.iter().map(|key| Element::key(*key)).collect();
@@ -180,8 +198,24 @@ fn new_set(table: &CStr, set: &str, (kind, length): (u32, u32)) -> Result<Set, M
 
 /// Ranges as the kernel takes them: the first address, and the one behind the last as an end; none behind the last of all addresses.
 fn bounds(ranges: &OrdMap<IpAddr, IpAddr>) -> Vec<Element> {
-    let end = |last: &IpAddr| next(*last).map(|behind| Element { end: true, ..Element::key(behind) });
-    ranges.iter().flat_map(|(first, last)| std::iter::once(Element::key(*first)).chain(end(last))).collect()
+    ranges.iter().flat_map(|(first, last)| std::iter::once(Element::key(*first)).chain(end(*last))).collect()
+}
+
+fn end(last: IpAddr) -> Option<Element> {
+    next(last).map(|behind| Element { end: true, ..Element::key(behind) })
+}
+
+/// The same of ranges that are counted; single addresses have no end.
+fn counted_bounds(map: &CounterMap, leads: impl Fn(&str) -> Result<Option<Leads>, Malformed>) -> Result<Vec<Element>, Malformed> {
+    let mut bounds = Vec::new();
+    for (first, (last, counter)) in &map.elements {
+        if first > last || (!map.ranges && first != last) {
+            return Err(Malformed::AddressesReversed);
+        }
+        bounds.push(Element { leads: leads(counter)?, ..Element::key(*first) });
+        bounds.extend(end(*last).filter(|_| map.ranges));
+    }
+    Ok(bounds)
 }
 
 /// The same of ports; single ports have no end.

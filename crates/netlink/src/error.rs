@@ -125,6 +125,9 @@ pub enum Malformed {
     /// No port is in it.
     #[error("a range of ports must not end before it begins")]
     PortsReversed,
+    /// No address is in it, or more than one where there can be one only.
+    #[error("a range of addresses must not end before it begins, and a single address is no range")]
+    AddressesReversed,
     /// No packet has none.
     #[error("at least one connection state must be named")]
     NoState,

@@ -34,6 +34,8 @@ pub(crate) enum Expression {
     Lookup(CString),
     /// Counts in a named counter.
     Count(CString),
+    /// Counts in the counter that the map has for the register; leaves the rule where it has none.
+    CountIn(CString),
     /// The verdict.
     Verdict(Verdict),
     /// Answers with a TCP reset.
@@ -133,6 +135,10 @@ impl Expression {
                     (sys::NFTNL_EXPR_OBJREF_IMM_NAME, Value::Text(counter)),
                 ],
             ),
+            Expression::CountIn(map) => RawExpression::new(
+                c"objref",
+                &[(sys::NFTNL_EXPR_OBJREF_SET_SREG, Value::Number(REGISTER)), (sys::NFTNL_EXPR_OBJREF_SET_NAME, Value::Text(map))],
+            ),
             Expression::Verdict(verdict) => {
                 let (number, chain) = verdict.parts();
                 let mut values = vec![
@@ -196,9 +202,14 @@ impl Expression {
                     Some(_) => None,
                 }
             }
-            "objref" if number(sys::NFTNL_EXPR_OBJREF_IMM_TYPE)? == OBJECT_COUNTER => {
-                Some(Expression::Count(raw.text(sys::NFTNL_EXPR_OBJREF_IMM_NAME)?))
-            }
+            "objref" => match number(sys::NFTNL_EXPR_OBJREF_SET_SREG) {
+                Some(REGISTER) => Some(Expression::CountIn(raw.text(sys::NFTNL_EXPR_OBJREF_SET_NAME)?)),
+                Some(_) => None,
+                None if number(sys::NFTNL_EXPR_OBJREF_IMM_TYPE)? == OBJECT_COUNTER => {
+                    Some(Expression::Count(raw.text(sys::NFTNL_EXPR_OBJREF_IMM_NAME)?))
+                }
+                None => None,
+            },
             "immediate" if number(sys::NFTNL_EXPR_IMM_DREG)? == VERDICT_REGISTER => {
                 let chain = || raw.text(sys::NFTNL_EXPR_IMM_CHAIN);
                 Some(Expression::Verdict(match number(sys::NFTNL_EXPR_IMM_VERDICT)? as i32 {

@@ -27,6 +27,7 @@ mod attribute;
 mod changes;
 mod commit;
 mod connections;
+mod contents;
 mod devices;
 mod element;
 mod encode;

@@ -2,19 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use imbl::OrdMap;
 use policy::model::Family;
-use ruleset::{Base, Counter, Hook, IntervalSet, PortMap, Ruleset, Set, VerdictMap, previous};
+use ruleset::{Base, Counter, Hook, Ruleset};
 
-use crate::element::{Element, Leads};
-use crate::encode::{PORT_TYPE, hook_number, key_type, table_name};
+use crate::contents::{counted_of, intervals_of, map_of, ports_of, set_of};
+use crate::element::Element;
+use crate::encode::{OBJECT_MAP, PORT_TYPE, hook_number, key_type, table_name};
 use crate::error::Error;
 use crate::expression::OBJECT_COUNTER;
-use crate::field::address;
 use crate::message::{Body, Message};
 use crate::object::{self, Chain, Flowtable, Object, Rule, Table};
 use crate::owner::Owner;
@@ -197,6 +195,9 @@ fn read_sets(socket: &mut Socket, ruleset: &mut Ruleset) -> Result<bool, Error> 
             SetKind::Hash(family) => set_of(family, elements).map(|set| ruleset.sets.insert(name, set)).is_some(),
             SetKind::Interval(family) => intervals_of(family, elements).map(|set| ruleset.intervals.insert(name, set)).is_some(),
             SetKind::Map(family) => map_of(family, elements).map(|map| ruleset.maps.insert(name, map)).is_some(),
+            SetKind::Counters { family, ranges } => {
+                counted_of(family, ranges, elements).map(|map| ruleset.counter_maps.insert(name, map)).is_some()
+            }
             SetKind::Ports { ranges } => ports_of(ranges, elements).map(|map| ruleset.port_maps.insert(name, map.into())).is_some(),
         };
         if !fits {
@@ -212,6 +213,7 @@ enum SetKind {
     Interval(Family),
     Map(Family),
     Ports { ranges: bool },
+    Counters { family: Family, ranges: bool },
 }
 
 /// Name and kind. What `nft` keeps for itself in user data does not matter to us.
@@ -221,18 +223,22 @@ fn set_kind(set: &object::Set) -> Option<(CString, SetKind)> {
         || set.is_set(Set::CONCATENATION)
         || set.is_set(Set::TIMEOUT)
         || set.is_set(Set::GC_INTERVAL)
-        || set.is_set(Set::OBJECT_TYPE)
         || set.is_set(Set::EXPRESSION)
-        || set.is_set(Set::EXPRESSIONS);
+        || set.is_set(Set::EXPRESSIONS)
+        || set.is_set(Set::OBJECT_TYPE) != (set.number(Set::FLAGS) & OBJECT_MAP != 0);
     let key = (set.number(Set::KEY_TYPE), set.number(Set::KEY_LENGTH));
     let family = [Family::V4, Family::V6].into_iter().find(|family| key_type(*family) == key);
     let (intervals, map) = (libc::NFT_SET_INTERVAL as u32, libc::NFT_SET_MAP as u32);
     let flags = set.number(Set::FLAGS);
+    let counters = set.number(Set::OBJECT_TYPE) == OBJECT_COUNTER;
     let verdicts = flags & map != 0 && set.number(Set::DATA_TYPE) == libc::NFT_DATA_VERDICT;
     let kind = match (flags, family) {
         (0, Some(family)) => SetKind::Hash(family),
         (flags, Some(family)) if flags == intervals => SetKind::Interval(family),
         (flags, Some(family)) if verdicts && flags == map => SetKind::Map(family),
+        (flags, Some(family)) if counters && flags & !intervals == OBJECT_MAP => {
+            SetKind::Counters { family, ranges: flags & intervals != 0 }
+        }
         (flags, None) if verdicts && key == PORT_TYPE && flags & !(map | intervals) == 0 => {
             SetKind::Ports { ranges: flags & intervals != 0 }
         }
@@ -267,87 +273,6 @@ fn read_elements(socket: &mut Socket, set: &CString) -> Result<Option<Vec<Elemen
 fn each_once(elements: &[Element]) -> bool {
     let mut seen = BTreeSet::new();
     elements.iter().all(|element| seen.insert((element.key.as_slice(), element.end)))
-}
-
-fn set_of(family: Family, elements: Vec<Element>) -> Option<Set> {
-    let elements: Option<_> =
-        elements.into_iter().map(|element| address(family, &element.key).filter(|_| element.leads.is_none() && !element.end)).collect();
-    Some(Set { family, elements: elements? })
-}
-
-fn map_of(family: Family, elements: Vec<Element>) -> Option<VerdictMap> {
-    let entry = |element: Element| match element {
-        Element { key, leads: Some(Leads::Goto(chain)), end: false } => Some((address(family, &key)?, string(chain)?)),
-        _ => None,
-    };
-    let elements: Option<_> = elements.into_iter().map(entry).collect();
-    Some(VerdictMap { family, elements: elements? })
-}
-
-/// Ranges from their bounds, which come in any order: beginnings and ends alternate, since no two ranges of ours touch.
-fn intervals_of(family: Family, elements: Vec<Element>) -> Option<IntervalSet> {
-    let bound = |element: Element| Some((address(family, &element.key)?, element.end)).filter(|_| element.leads.is_none());
-    let mut bounds = elements.into_iter().map(bound).collect::<Option<Vec<_>>>()?;
-    bounds.sort_unstable();
-    // `nft` puts an end before the first address, which ends nothing.
-    if bounds.first().is_some_and(|(address, end)| *end && previous(*address).is_none()) {
-        bounds.remove(0);
-    }
-    let mut ranges = OrdMap::new();
-    let mut bounds = bounds.into_iter();
-    while let Some((first, end)) = bounds.next() {
-        let last = match bounds.next() {
-            Some((behind, true)) => previous(behind)?,
-            Some((_, false)) => return None,
-            None => last_of(family),
-        };
-        if end || last < first {
-            return None;
-        }
-        ranges.insert(first, last);
-    }
-    Some(IntervalSet { family, ranges })
-}
-
-/// Ports from single ports, or from the bounds of ranges, which may touch.
-fn ports_of(ranges: bool, elements: Vec<Element>) -> Option<PortMap> {
-    let mut bounds = Vec::new();
-    for element in elements {
-        let port = u16::from_be_bytes(element.key.as_slice().try_into().ok()?);
-        let chain = match (element.leads, element.end) {
-            (Some(Leads::Jump(chain)), false) => Some(string(chain)?),
-            (None, true) if ranges => None,
-            _ => return None,
-        };
-        bounds.push((port, chain));
-    }
-    // Where one range ends and another begins, the end comes first.
-    bounds.sort_unstable();
-    let mut map = PortMap { ranges, elements: BTreeMap::new() };
-    let mut bounds = bounds.into_iter().peekable();
-    while let Some((first, chain)) = bounds.next() {
-        // `nft` puts an end before the first port, which ends nothing.
-        let Some(chain) = chain else { if first == 0 { continue } else { return None } };
-        let last = match (ranges, bounds.peek()) {
-            (false, _) => first,
-            (true, None) => u16::MAX,
-            (true, Some((behind, None))) => behind.checked_sub(1).filter(|last| *last >= first)?,
-            (true, Some((_, Some(_)))) => return None,
-        };
-        if ranges {
-            bounds.next();
-        }
-        map.elements.insert(first, (last, chain));
-    }
-    Some(map)
-}
-
-/// The last address of all.
-const fn last_of(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => IpAddr::V4(Ipv4Addr::BROADCAST),
-        Family::V6 => IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)),
-    }
 }
 
 fn read_rules(socket: &mut Socket, ruleset: &mut Ruleset) -> Result<bool, Error> {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use imbl::{OrdMap, OrdSet};
 use policy::model::Family;
-use ruleset::{Action, Base, Counter, CtStates, Hook, Match, Op, PortMap, Rule, Side, Transaction};
+use ruleset::{Action, Base, Counter, CounterMap, CtStates, Hook, Match, Op, PortMap, Rule, Side, Transaction};
 
 use crate::Nftables;
 use crate::commit;
@@ -118,6 +118,19 @@ fn ports(map: &str, ranges: bool) -> Vec<Op> {
     ]
 }
 
+fn counted(ranges: bool) -> impl Fn(Family, &str, IpAddr, Side) -> Vec<Op> {
+    move |family, name, address, side| {
+        let (map, counter) = (format!("counted{name}{ranges}"), format!("counted{name}{ranges}"));
+        let elements = OrdMap::unit(address, (address, counter.as_str().into()));
+        vec![
+            Op::AddCounter(counter),
+            Op::AddCounterMap(map.clone(), family, ranges),
+            Op::AddCounted(map.clone(), CounterMap { family, ranges, elements }),
+            rule(vec![Match::CountedIn { side, family, map }], Action::Accept),
+        ]
+    }
+}
+
 /// The same in both families.
 fn both(ops: impl Fn(Family, &str, IpAddr, Side) -> Vec<Op>) -> Vec<Op> {
     let mut v4 = ops(Family::V4, "4", Ipv4Addr::LOCALHOST.into(), Side::Source);
@@ -191,6 +204,16 @@ fn features() -> Vec<Feature> {
                 ]
             }),
         ),
+        feature(
+            "maps of addresses to counters",
+            "the kernel module nft_objref (CONFIG_NFT_OBJREF) before 5.18, nf_tables since",
+            both(counted(false)),
+        ),
+        feature(
+            "maps of networks to counters (interval)",
+            "the kernel module nft_objref (CONFIG_NFT_OBJREF) before 5.18, nf_tables since",
+            both(counted(true)),
+        ),
         feature("verdict maps of ports", nf_tables, ports("ports", false)),
         feature("verdict maps of port ranges (interval)", nf_tables, ports("ranges", true)),
         feature(
@@ -253,8 +276,10 @@ mod tests {
         let uses = |op: &Op, wanted: fn(&Match) -> bool| matches!(op, Op::AddRule(_, rule) if rule.matches.iter().any(wanted));
         assert_eq!(names(lacking(|_| Ok(()))), [""; 0]);
         assert_eq!(names(lacking(without(move |op| uses(op, |m| matches!(m, Match::CtState(_)))))), ["ct state"]);
-        let two = |op: &Op| matches!(op, Op::AddPortMap(_, true) | Op::AddIntervalSet(..));
-        assert_eq!(names(lacking(without(two))), ["sets of networks (interval)", "verdict maps of port ranges (interval)"]);
+        let some = |op: &Op| matches!(op, Op::AddPortMap(_, true) | Op::AddIntervalSet(..) | Op::AddCounterMap(_, _, true));
+        let intervals =
+            ["sets of networks (interval)", "maps of networks to counters (interval)", "verdict maps of port ranges (interval)"];
+        assert_eq!(names(lacking(without(some))), intervals);
         assert_eq!(names(lacking(without(|op| matches!(op, Op::AddTable)))), [TABLES], "nothing else can be told");
         let found = lacking(without(|op| matches!(op, Op::AddRule(_, rule) if rule.action == Action::RejectTcpReset))).expect("an answer");
         assert_eq!(found.len(), 1);
@@ -283,8 +308,8 @@ mod tests {
             }
             tried.insert(kind(format!("{op:?}")));
         }
-        let wanted = "AddTable AddCounter ContinueCounter AddSet AddElements AddIntervalSet AddIntervals AddMap AddMapElements AddPortMap AddPorts \
-                      AddChain AddRule CtState Family L4Proto FromLoopback ToLoopback InSet InNet DestinationPorts SourcePort IcmpType IcmpCode \
+        let wanted = "AddTable AddCounter ContinueCounter AddSet AddElements AddIntervalSet AddIntervals AddMap AddMapElements AddPortMap AddPorts AddCounterMap AddCounted \
+                      AddChain AddRule CtState Family L4Proto FromLoopback ToLoopback InSet CountedIn InNet DestinationPorts SourcePort IcmpType IcmpCode \
                       Accept Drop RejectTcpReset RejectAdminProhibited Jump Goto Return Lookup PortLookup Continue";
         assert_eq!(tried, wanted.split_whitespace().map(str::to_owned).collect());
     }

@@ -32,7 +32,7 @@ pub(crate) fn recognize(expressions: &[Expression]) -> Option<Rule> {
 /// Takes one condition from the front; the same slice where there is none.
 fn condition<'a>(expressions: &'a [Expression], known: &mut Known, matches: &mut Vec<Match>) -> Option<&'a [Expression]> {
     use Comparison::{AtLeast, AtMost, Equal, NotEqual};
-    use Expression::{Compare, InSet, LoadFamily, LoadHeader, LoadInput, LoadOutput, LoadProtocol, LoadState, Lookup, Mask};
+    use Expression::{Compare, CountIn, InSet, LoadFamily, LoadHeader, LoadInput, LoadOutput, LoadProtocol, LoadState, Lookup, Mask};
 
     let rest = skip_dependency(expressions, known);
     let rest = match rest {
@@ -69,6 +69,10 @@ fn condition<'a>(expressions: &'a [Expression], known: &mut Known, matches: &mut
             match rest {
                 [InSet(set), rest @ ..] if full => {
                     matches.push(Match::InSet { side, family, set: string(set)? });
+                    rest
+                }
+                [CountIn(map), rest @ ..] if full => {
+                    matches.push(Match::CountedIn { side, family, map: string(map)? });
                     rest
                 }
                 [Mask(mask), Compare(Equal, value), rest @ ..] if full => {
@@ -267,6 +271,7 @@ mod tests {
             Expression::InSet(c"s".into()),
             Expression::Lookup(c"m".into()),
             Expression::Count(c"c".into()),
+            Expression::CountIn(c"k".into()),
             Expression::ResetTcp,
             Expression::Prohibit,
             equal(&[2]),

@@ -1,7 +1,8 @@
 //! From a step that the kernel refuses to the object that it is about.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use policy::model::{Direction, GroupRef, NodePolicy, Peer, PrefixListRef};
 
@@ -78,12 +79,14 @@ impl Lowering {
         match op {
             Op::AddRule(chain, rule) => self.of_rule(chain, rule),
             Op::AddChain(chain, _) | Op::FlushChain(chain) | Op::DeleteChain(chain) => self.of_class(chain),
-            Op::AddPortMap(map, _) | Op::AddPorts(map, _) | Op::DeletePorts(map, _) | Op::DeleteMap(map) => self.of_port_map(map),
+            Op::AddPortMap(map, _) | Op::AddPorts(map, _) | Op::DeletePorts(map, _) => self.of_port_map(map),
+            Op::DeleteMap(map) => self.of_port_map(map).into_iter().chain(self.of_set(map)).collect(),
             Op::AddCounter(counter) | Op::ContinueCounter(counter, _) | Op::DeleteCounter(counter) => self.of_counter(counter),
             Op::AddSet(set, _) | Op::DeleteSet(set) | Op::AddElements(set, _) | Op::DeleteElements(set, _) => self.of_set(set),
             Op::AddIntervalSet(set, _) | Op::DeleteIntervalSet(set) | Op::AddIntervals(set, _) | Op::DeleteIntervals(set, _) => {
                 self.of_set(set)
             }
+            Op::AddCounterMap(map, ..) | Op::AddCounted(map, _) | Op::DeleteCounted(map, _) => self.of_set(map),
             Op::AddTable | Op::DeleteTable | Op::AddMap(..) | Op::AddMapElements(..) | Op::DeleteMapElements(..) => BTreeSet::new(),
         }
     }
@@ -121,16 +124,16 @@ impl Lowering {
         let members = self.policy().members.keys().filter(is_members).map(|group| Part::Members(group.clone()));
         let lists = self.policy().prefix_lists.keys().filter(is_list).map(|list| Part::PrefixList(list.clone()));
         let merged = self.merges().filter(is_merged).flat_map(|merge| match merge {
-            Merge::Groups(groups) => groups.iter().cloned().map(Part::Members).collect::<Vec<_>>(),
+            Merge::Groups(groups) => groups.keys().cloned().map(Part::Members).collect::<Vec<_>>(),
             Merge::Nets(peers) => self.naming(peers).map(Part::Rules).collect(),
         });
         members.chain(lists).chain(merged).collect()
     }
 
     /// The groups that name one of these peers.
-    fn naming(&self, peers: &BTreeSet<Peer>) -> impl Iterator<Item = GroupRef> {
+    fn naming(&self, peers: &BTreeMap<Peer, Arc<str>>) -> impl Iterator<Item = GroupRef> {
         let names =
-            |(_, rules): &(&GroupRef, &std::sync::Arc<policy::model::GroupRules>)| rules.all().any(|rule| peers.contains(&rule.peer));
+            |(_, rules): &(&GroupRef, &std::sync::Arc<policy::model::GroupRules>)| rules.all().any(|rule| peers.contains_key(&rule.peer));
         self.policy().groups.iter().filter(names).map(|(group, _)| group.clone())
     }
 }

@@ -10,7 +10,7 @@ use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet, ordset};
 
 use crate::lower::SCHEMA;
-use crate::{Chain, Counter, Op, PortMap, Ruleset, Transaction};
+use crate::{Chain, Counter, CounterMap, Op, PortMap, Ruleset, Transaction};
 
 /// What leads from one ruleset to the other; empty when they are equal. `from` must be what the table holds.
 pub fn diff(from: &Ruleset, to: &Ruleset) -> Transaction {
@@ -94,6 +94,7 @@ struct Changes<'a> {
     intervals: Objects<'a, crate::IntervalSet>,
     maps: Objects<'a, crate::VerdictMap>,
     port_maps: Objects<'a, Arc<PortMap>>,
+    counter_maps: Objects<'a, CounterMap>,
     chains: Objects<'a, Arc<Chain>>,
 }
 
@@ -107,17 +108,19 @@ fn redefines(from: &Ruleset, to: &Ruleset, changes: &Changes<'_>) -> bool {
     // Sets and maps of every sort are in one name space.
     let taken = |name: &String| {
         let sets = from.sets.contains_key(name) || from.intervals.contains_key(name);
-        sets || from.maps.contains_key(name) || from.port_maps.contains_key(name)
+        sets || from.maps.contains_key(name) || from.port_maps.contains_key(name) || from.counter_maps.contains_key(name)
     };
     let names = changes.sets.new.iter().map(|(name, _)| name);
     let names = names.chain(changes.intervals.new.iter().map(|(name, _)| name));
-    let mut names = names.chain(changes.maps.new.iter().map(|(name, _)| name)).chain(changes.port_maps.new.iter().map(|(name, _)| name));
+    let names = names.chain(changes.maps.new.iter().map(|(name, _)| name)).chain(changes.port_maps.new.iter().map(|(name, _)| name));
+    let mut names = names.chain(changes.counter_maps.new.iter().map(|(name, _)| name));
     names.any(|name| taken(name))
         || changes.chains.changed.iter().any(|(_, old, new)| old.base != new.base)
         || changes.sets.changed.iter().any(|(_, old, new)| old.family != new.family)
         || changes.intervals.changed.iter().any(|(_, old, new)| old.family != new.family)
         || changes.maps.changed.iter().any(|(_, old, new)| old.family != new.family)
         || changes.port_maps.changed.iter().any(|(_, old, new)| old.ranges != new.ranges)
+        || changes.counter_maps.changed.iter().any(|(_, old, new)| (old.family, old.ranges) != (new.family, new.ranges))
 }
 
 impl<'a> Changes<'a> {
@@ -135,6 +138,7 @@ impl<'a> Changes<'a> {
             intervals: Objects::between(&from.intervals, &to.intervals),
             maps: Objects::between(&from.maps, &to.maps),
             port_maps: Objects::between(&from.port_maps, &to.port_maps),
+            counter_maps: Objects::between(&from.counter_maps, &to.counter_maps),
             chains: Objects::between(&from.chains, &to.chains),
         }
     }
@@ -147,10 +151,12 @@ impl<'a> Changes<'a> {
         ops.extend(self.intervals.new.iter().map(|(name, set)| Op::AddIntervalSet((*name).clone(), set.family)));
         ops.extend(self.maps.new.iter().map(|(name, map)| Op::AddMap((*name).clone(), map.family)));
         ops.extend(self.port_maps.new.iter().map(|(name, map)| Op::AddPortMap((*name).clone(), map.ranges)));
+        ops.extend(self.counter_maps.new.iter().map(|(name, map)| Op::AddCounterMap((*name).clone(), map.family, map.ranges)));
         ops.extend(self.chains.new.iter().map(|(name, chain)| Op::AddChain((*name).clone(), chain.base)));
 
         self.set_elements(&mut ops);
         self.interval_elements(&mut ops);
+        self.counted(&mut ops);
         self.rules(&mut ops);
         self.map_elements(&mut ops);
         self.ports(&mut ops);
@@ -160,6 +166,7 @@ impl<'a> Changes<'a> {
         ops.extend(gone.iter().map(|(name, _)| Op::DeleteChain((*name).clone())));
         ops.extend(self.maps.gone.iter().map(|(name, _)| Op::DeleteMap((*name).clone())));
         ops.extend(self.port_maps.gone.iter().map(|(name, _)| Op::DeleteMap((*name).clone())));
+        ops.extend(self.counter_maps.gone.iter().map(|(name, _)| Op::DeleteMap((*name).clone())));
         ops.extend(self.intervals.gone.iter().map(|(name, _)| Op::DeleteIntervalSet((*name).clone())));
         ops.extend(self.sets.gone.iter().map(|(name, _)| Op::DeleteSet((*name).clone())));
         ops.extend(gone_counters.iter().map(|name| Op::DeleteCounter((*name).clone())));
@@ -214,6 +221,19 @@ impl<'a> Changes<'a> {
         for (name, old, new) in self.maps.there() {
             let (_, come) = entries(old.map_or(&none, |old| &old.elements), &new.elements);
             push_if(!come.is_empty(), ops, || Op::AddMapElements(name.clone(), come));
+        }
+    }
+
+    /// As with maps to chains: the elements of a map that goes hold counters.
+    fn counted(&self, ops: &mut Vec<Op>) {
+        let none = OrdMap::new();
+        for (name, old, new) in self.counter_maps.was() {
+            let (gone, _) = entries(&old.elements, new.map_or(&none, |new| &new.elements));
+            push_if(!gone.is_empty(), ops, || Op::DeleteCounted(name.clone(), CounterMap { elements: gone, ..*old }));
+        }
+        for (name, old, new) in self.counter_maps.there() {
+            let (_, come) = entries(old.map_or(&none, |old| &old.elements), &new.elements);
+            push_if(!come.is_empty(), ops, || Op::AddCounted(name.clone(), CounterMap { elements: come, ..*new }));
         }
     }
 

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use policy::model::Family;
 
+use crate::fake_counted;
 use crate::fake_rule::{check_rule, check_walks};
 use crate::intervals::next;
 use crate::names::is_valid;
-use crate::{Action, Chain, Counter, IntervalSet, Kernel, Match, Op, PortMap, Rule, Ruleset, Set, Transaction, VerdictMap};
+use crate::{Action, Chain, Counter, CounterMap, IntervalSet, Kernel, Match, Op, PortMap, Rule, Ruleset, Set, Transaction, VerdictMap};
 
 /// How many chains deep a packet may be; the base chain is the first. `EMLINK` beyond.
 pub(crate) const JUMP_STACK: usize = 16;
@@ -209,7 +210,9 @@ fn apply(slot: &mut Option<Ruleset>, op: &Op) -> Result<(), Reason> {
         }
         Op::DeleteCounter(name) => {
             present(table.counters.contains(name), Kind::Counter, name)?;
-            unused(rules(table).any(|rule| rule.counter.as_ref() == Some(name)), Kind::Counter, name)?;
+            let counted = |map: &CounterMap| map.elements.values().any(|(_, counter)| **counter == **name);
+            let used = table.counter_maps.values().any(counted) || rules(table).any(|rule| rule.counter.as_ref() == Some(name));
+            unused(used, Kind::Counter, name)?;
             table.counters.remove(name);
         }
         Op::DeleteSet(name) => {
@@ -240,6 +243,12 @@ fn apply(slot: &mut Option<Ruleset>, op: &Op) -> Result<(), Reason> {
             vacant_set(table, name)?;
             table.port_maps.insert(name.clone(), PortMap { ranges: *ranges, elements: Default::default() }.into());
         }
+        Op::AddCounterMap(name, family, ranges) => {
+            vacant_set(table, name)?;
+            table.counter_maps.insert(name.clone(), CounterMap { family: *family, ranges: *ranges, elements: Default::default() });
+        }
+        Op::AddCounted(name, counted) => fake_counted::add(table, name, counted)?,
+        Op::DeleteCounted(name, counted) => fake_counted::delete(table, name, counted)?,
         Op::AddPorts(name, ports) => add_ports(table, name, ports)?,
         Op::DeletePorts(name, ports) => {
             let map = same_sort(table, name, ports)?;
@@ -251,11 +260,12 @@ fn apply(slot: &mut Option<Ruleset>, op: &Op) -> Result<(), Reason> {
             }
         }
         Op::DeleteMap(name) => {
-            present(table.maps.contains_key(name) || table.port_maps.contains_key(name), Kind::Map, name)?;
+            present(is_map(table, name), Kind::Map, name)?;
             let looks = |rule: &Rule| matches!(&rule.action, Action::Lookup { map, .. } | Action::PortLookup(map) if map == name);
-            unused(rules(table).any(looks), Kind::Map, name)?;
+            unused(rules(table).any(|rule| looks(rule) || looks_in(rule, name)), Kind::Map, name)?;
             table.maps.remove(name);
             table.port_maps.remove(name);
+            table.counter_maps.remove(name);
         }
         Op::DeleteChain(name) => {
             let chain = table.chains.get(name).ok_or_else(|| missing(Kind::Chain, name))?;
@@ -325,7 +335,7 @@ fn add_intervals(table: &mut Ruleset, name: &str, ranges: &OrdMap<IpAddr, IpAddr
 }
 
 fn looks_in(rule: &Rule, name: &str) -> bool {
-    rule.matches.iter().any(|test| matches!(test, Match::InSet { set, .. } if set == name))
+    rule.matches.iter().any(|test| matches!(test, Match::InSet { set, .. } | Match::CountedIn { map: set, .. } if set == name))
 }
 
 fn add_map_elements(table: &mut Ruleset, name: &str, elements: &OrdMap<IpAddr, String>) -> Result<(), Reason> {
@@ -396,10 +406,14 @@ fn vacant(taken: bool, kind: Kind, name: &str) -> Result<(), Reason> {
 /// To the kernel a map is a set with data: they share one name space.
 fn vacant_set(table: &Ruleset, name: &str) -> Result<(), Reason> {
     vacant(table.sets.contains_key(name) || table.intervals.contains_key(name), Kind::Set, name)?;
-    vacant(table.maps.contains_key(name) || table.port_maps.contains_key(name), Kind::Map, name)
+    vacant(is_map(table, name), Kind::Map, name)
 }
 
-fn same_family(name: &str, family: Family, address: &IpAddr) -> Result<(), Reason> {
+fn is_map(table: &Ruleset, name: &str) -> bool {
+    table.maps.contains_key(name) || table.port_maps.contains_key(name) || table.counter_maps.contains_key(name)
+}
+
+pub(crate) fn same_family(name: &str, family: Family, address: &IpAddr) -> Result<(), Reason> {
     if Family::of(*address) == family { Ok(()) } else { Err(Reason::WrongFamily(name.into(), *address)) }
 }
 

@@ -60,6 +60,10 @@ fn check_match(table: &Ruleset, test: &Match, protocol: Option<u8>) -> Result<()
             let found = hashed.or_else(|| table.intervals.get(set).map(|found| found.family)).ok_or_else(|| missing(Kind::Set, set))?;
             same(found, *family, set)
         }
+        Match::CountedIn { family, map, .. } => {
+            let found = table.counter_maps.get(map).ok_or_else(|| missing(Kind::Map, map))?;
+            same(found.family, *family, map)
+        }
         Match::CtState(_) | Match::Family(_) | Match::FromLoopback | Match::ToLoopback | Match::L4Proto(_) | Match::InNet { .. } => Ok(()),
     }
 }

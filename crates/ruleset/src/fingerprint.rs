@@ -33,20 +33,26 @@ impl Fingerprint {
             containers(
                 &from.sets,
                 &to.sets,
-                |name, set| (Part::new("set", name), set.family, &set.elements),
+                |name, set| (Part::new("set", name), sort(set.family), &set.elements),
                 |part, old, new| keys(old, new, |address| element(part, address)),
             ),
             containers(
                 &from.intervals,
                 &to.intervals,
-                |name, set| (Part::new("intervals", name), set.family, &set.ranges),
+                |name, set| (Part::new("intervals", name), sort(set.family), &set.ranges),
                 |part, old, new| entries(old, new, |first, last| range(part, first, last)),
             ),
             containers(
                 &from.maps,
                 &to.maps,
-                |name, map| (Part::new("map", name), map.family, &map.elements),
+                |name, map| (Part::new("map", name), sort(map.family), &map.elements),
                 |part, old, new| entries(old, new, |address, chain| entry(part, address, chain)),
+            ),
+            containers(
+                &from.counter_maps,
+                &to.counter_maps,
+                |name, map| (Part::new("counters", name), sort(map.family) + 2 * u8::from(map.ranges), &map.elements),
+                |part, old, new| entries(old, new, |first, (last, counter)| part.address(*first).address(*last).text(counter).sum()),
             ),
             entries(&from.port_maps, &to.port_maps, |name, map| Part::new("ports", name).text(map).sum()),
             entries(&from.chains, &to.chains, |name, chain| Part::new("chain", name).text(chain).sum()),
@@ -91,6 +97,11 @@ impl Part {
     }
 }
 
+/// What all elements of a set or a map have in common.
+fn sort(family: Family) -> u8 {
+    u8::from(family == Family::V6)
+}
+
 /// What a set of parts gains and loses.
 fn keys<K: Ord>(from: &OrdSet<K>, to: &OrdSet<K>, sum: impl Fn(&K) -> u128) -> u128 {
     from.diff(to).fold(0, |total: u128, item| match item {
@@ -112,19 +123,19 @@ fn entries<K: Ord, V: PartialEq>(from: &OrdMap<K, V>, to: &OrdMap<K, V>, sum: im
 fn containers<'a, T: PartialEq, C: Default + 'a>(
     from: &'a OrdMap<String, T>,
     to: &'a OrdMap<String, T>,
-    read: impl Fn(&'a String, &'a T) -> (Part, Family, &'a C),
+    read: impl Fn(&'a String, &'a T) -> (Part, u8, &'a C),
     change: impl Fn(Part, &C, &C) -> u128,
 ) -> u128 {
     let none = C::default();
-    let head = |part: Part, family: Family| part.text(&u8::from(family == Family::V6)).sum();
+    let head = |part: Part, sort: u8| part.text(&sort).sum();
     from.diff(to).fold(0, |total: u128, item| match item {
         DiffItem::Add(name, new) => {
-            let (part, family, elements) = read(name, new);
-            total.wrapping_add(head(part, family)).wrapping_add(change(part, &none, elements))
+            let (part, sort, elements) = read(name, new);
+            total.wrapping_add(head(part, sort)).wrapping_add(change(part, &none, elements))
         }
         DiffItem::Remove(name, old) => {
-            let (part, family, elements) = read(name, old);
-            total.wrapping_sub(head(part, family)).wrapping_add(change(part, elements, &none))
+            let (part, sort, elements) = read(name, old);
+            total.wrapping_sub(head(part, sort)).wrapping_add(change(part, elements, &none))
         }
         DiffItem::Update { old: (name, old), new: (_, new) } => {
             let ((part, was, before), (_, is, after)) = (read(name, old), read(name, new));

@@ -14,6 +14,7 @@ mod class;
 mod diff;
 mod exempt;
 mod fake;
+mod fake_counted;
 mod fake_rule;
 mod fingerprint;
 mod intervals;

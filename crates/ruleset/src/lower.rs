@@ -140,7 +140,7 @@ pub fn group_denied_counter(direction: Direction, group: &GroupRef) -> String {
     name(denied_counter(direction), &[&group.namespace, &group.name])
 }
 
-/// The name of the counter of what the rule of this id allowed. What is merged with others counts with them (see [`crate::lower`]).
+/// The name of the counter of what the rule of this id allowed. What several rules allow counts for one of them.
 pub fn rule_counter(direction: Direction, group: &GroupRef, id: &str) -> String {
     name(way(direction), &[&group.namespace, &group.name, id])
 }

@@ -155,7 +155,7 @@ impl Lowering {
         self.classes.iter()
     }
 
-    /// Peers that are looked for in one set.
+    /// Peers that are looked for in one map.
     pub(crate) fn merges(&self) -> impl Iterator<Item = &Merge> {
         self.merges.iter()
     }
@@ -189,10 +189,10 @@ impl Lowering {
         }
     }
 
-    /// The sets of several groups or networks. Those that have become too large, or no longer are.
+    /// The maps of several groups or networks. Those that have become too large, or no longer are.
     fn merged(&mut self, differences: &Differences) -> BTreeSet<Merge> {
         let changed = |merge: &&Merge| match merge {
-            Merge::Groups(groups) => differences.members.keys().any(|group| groups.contains(group)),
+            Merge::Groups(groups) => differences.members.keys().any(|group| groups.contains_key(group)),
             Merge::Nets(_) => differences.lists.iter().any(|list| merge.holds(list)),
         };
         let changed: Vec<Merge> = self.merges.iter().filter(changed).cloned().collect();
@@ -210,11 +210,17 @@ impl Lowering {
             if was_too_large {
                 continue;
             }
-            for (_, (come, gone)) in differences.members.iter().filter(|(group, _)| merge.holds(&Peer::Group((*group).clone()))) {
-                for family in self.spoken.clone() {
-                    let Some(set) = self.ruleset.sets.get_mut(&merge.name(family)) else { continue };
-                    let gone = gone.iter().copied().filter(|address| !merge.has(*address, &self.policy));
-                    change(&mut set.elements, family, come, gone);
+            let concerned = differences.members.iter().filter(|(group, _)| merge.holds(&Peer::Group((*group).clone())));
+            let moved: Vec<IpAddr> = concerned.flat_map(|(_, (come, gone))| come.iter().chain(gone)).copied().collect();
+            for family in self.spoken.clone() {
+                let Some(map) = self.ruleset.counter_maps.get_mut(&merge.name(family)) else { continue };
+                for address in moved.iter().filter(|address| Family::of(**address) == family) {
+                    // What stays as it is stays shared.
+                    match merge.counter(*address, &self.policy) {
+                        Some(counter) if map.elements.get(address).is_some_and(|(_, before)| before == counter) => {}
+                        Some(counter) => drop(map.elements.insert(*address, (*address, counter.clone()))),
+                        None => drop(map.elements.remove(address)),
+                    }
                 }
             }
         }
@@ -227,12 +233,7 @@ impl Lowering {
             return;
         }
         for family in self.spoken.clone() {
-            let name = merge.name(family);
-            if let Some(set) = merge.set(&self.policy, family) {
-                self.ruleset.sets.insert(name, set);
-            } else if let Some(set) = merge.intervals(&self.policy, family) {
-                self.ruleset.intervals.insert(name, set);
-            }
+            self.ruleset.counter_maps.insert(merge.name(family), merge.map(&self.policy, family));
         }
     }
 
@@ -241,9 +242,7 @@ impl Lowering {
             return;
         }
         for family in self.spoken.clone() {
-            let name = merge.name(family);
-            self.ruleset.sets.remove(&name);
-            self.ruleset.intervals.remove(&name);
+            self.ruleset.counter_maps.remove(&merge.name(family));
         }
     }
 

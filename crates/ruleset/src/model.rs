@@ -28,6 +28,8 @@ pub struct Ruleset {
     pub maps: OrdMap<String, VerdictMap>,
     /// Verdict maps from destination port to chain.
     pub port_maps: OrdMap<String, Arc<PortMap>>,
+    /// Maps from address to counter.
+    pub counter_maps: OrdMap<String, CounterMap>,
     /// Chains with their rules in order.
     pub chains: OrdMap<String, Arc<Chain>>,
 }
@@ -67,6 +69,17 @@ pub struct PortMap {
     pub ranges: bool,
     /// First port to last port and the name of the chain. No two overlap.
     pub elements: BTreeMap<u16, (u16, String)>,
+}
+
+/// A map from an address to the counter that counts it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CounterMap {
+    /// The family of its keys.
+    pub family: Family,
+    /// Whether keys are ranges (`flags interval`); otherwise each is one address, which the kernel finds faster.
+    pub ranges: bool,
+    /// First address to last address and the counter's name. No two overlap.
+    pub elements: OrdMap<IpAddr, (IpAddr, Arc<str>)>,
 }
 
 /// A chain.
@@ -139,6 +152,15 @@ pub enum Match {
         family: Family,
         /// The set's name.
         set: String,
+    },
+    /// `counter name ip saddr map @map` and the like: is in the map, and counts there; implies the family. Only the last one of a rule.
+    CountedIn {
+        /// Which address.
+        side: Side,
+        /// The family of the map.
+        family: Family,
+        /// The map's name.
+        map: String,
     },
     /// `ip saddr 10.0.0.0/8` and the like; implies the family. A prefix of length 0 tests the family alone.
     InNet {
@@ -260,6 +282,12 @@ pub enum Op {
     AddPorts(String, PortMap),
     /// Removes elements of a port map of the same sort; all must be there.
     DeletePorts(String, PortMap),
+    /// Makes an empty counter map, of ranges or of single addresses. [`Op::DeleteMap`] removes it.
+    AddCounterMap(String, Family, bool),
+    /// Adds elements to a counter map of the same sort; one that overlaps another is an error.
+    AddCounted(String, CounterMap),
+    /// Removes elements of a counter map of the same sort; all must be there.
+    DeleteCounted(String, CounterMap),
     /// Makes an empty chain.
     AddChain(String, Option<Base>),
     /// Removes all rules of a chain.

@@ -33,9 +33,8 @@ impl Transaction {
         for op in &self.ops {
             match op {
                 Op::AddChain(name, None) => made.insert((true, name.clone())),
-                Op::AddSet(name, _) | Op::AddIntervalSet(name, _) | Op::AddMap(name, _) | Op::AddPortMap(name, _) => {
-                    made.insert((false, name.clone()))
-                }
+                Op::AddSet(name, _) | Op::AddIntervalSet(name, _) | Op::AddMap(name, _) => made.insert((false, name.clone())),
+                Op::AddPortMap(name, _) | Op::AddCounterMap(name, ..) => made.insert((false, name.clone())),
                 Op::DeleteChain(name) => gone.insert((true, name.clone())),
                 Op::DeleteSet(name) | Op::DeleteIntervalSet(name) | Op::DeleteMap(name) => gone.insert((false, name.clone())),
                 _ => false,
@@ -53,6 +52,7 @@ impl Transaction {
             Op::DeleteCounter(_) => Phase::Clear,
             Op::AddChain(name, _) | Op::FlushChain(name) | Op::DeleteChain(name) | Op::AddRule(name, _) => of(true, name),
             Op::AddSet(name, _) | Op::AddIntervalSet(name, _) | Op::AddMap(name, _) | Op::AddPortMap(name, _) => of(false, name),
+            Op::AddCounterMap(name, ..) | Op::AddCounted(name, _) | Op::DeleteCounted(name, _) => of(false, name),
             Op::DeleteSet(name) | Op::DeleteIntervalSet(name) | Op::DeleteMap(name) => of(false, name),
             Op::AddElements(name, _) | Op::DeleteElements(name, _) => of(false, name),
             Op::AddIntervals(name, _) | Op::DeleteIntervals(name, _) => of(false, name),

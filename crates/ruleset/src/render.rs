@@ -2,11 +2,13 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use policy::model::Family;
 
 use crate::{
-    Action, Base, Chain, Counter, CtStates, Hook, IntervalSet, Match, Op, PortMap, Rule, Ruleset, Set, Side, TABLE, Transaction, VerdictMap,
+    Action, Base, Chain, Counter, CounterMap, CtStates, Hook, IntervalSet, Match, Op, PortMap, Rule, Ruleset, Set, Side, TABLE,
+    Transaction, VerdictMap,
 };
 
 impl Display for Ruleset {
@@ -25,6 +27,9 @@ impl Display for Ruleset {
             write!(f, "  map {name} {map}")?;
         }
         for (name, map) in &self.port_maps {
+            write!(f, "  map {name} {map}")?;
+        }
+        for (name, map) in &self.counter_maps {
             write!(f, "  map {name} {map}")?;
         }
         for (name, chain) in &self.chains {
@@ -72,6 +77,19 @@ impl Display for PortMap {
         }
         if !self.elements.is_empty() {
             writeln!(f, "    elements = {{ {} }}", List(self.elements.iter().map(PortEntry::from)))?;
+        }
+        writeln!(f, "  }}")
+    }
+}
+
+impl Display for CounterMap {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{{\n    type {} : counter", key_type(self.family))?;
+        if self.ranges {
+            writeln!(f, "    flags interval")?;
+        }
+        if !self.elements.is_empty() {
+            writeln!(f, "    elements = {{ {} }}", List(self.elements.iter().map(CountedEntry::from)))?;
         }
         writeln!(f, "  }}")
     }
@@ -129,6 +147,7 @@ impl Display for Match {
             Match::FromLoopback => f.write_str("iif \"lo\""),
             Match::ToLoopback => f.write_str("oif \"lo\""),
             Match::InSet { side, family, set } => write!(f, "{} {side} @{set}", header(*family)),
+            Match::CountedIn { side, family, map } => write!(f, "counter name {} {side} map @{map}", header(*family)),
             Match::InNet { side, net } => {
                 let family = Family::of(net.addr());
                 match net.prefix_len() {
@@ -231,6 +250,17 @@ impl Display for Op {
                 let ports = elements.iter().map(|(from, (to, _))| Ports(*from, *to));
                 write!(f, "delete element inet {TABLE} {name} {{ {} }}", List(ports))
             }
+            Op::AddCounterMap(name, family, false) => write!(f, "add map inet {TABLE} {name} {{ type {} : counter; }}", key_type(*family)),
+            Op::AddCounterMap(name, family, true) => {
+                write!(f, "add map inet {TABLE} {name} {{ type {} : counter; flags interval; }}", key_type(*family))
+            }
+            Op::AddCounted(name, CounterMap { elements, .. }) => {
+                write!(f, "add element inet {TABLE} {name} {{ {} }}", List(elements.iter().map(CountedEntry::from)))
+            }
+            Op::DeleteCounted(name, CounterMap { elements, .. }) => {
+                let keys = elements.iter().map(|(first, (last, _))| Range(first, last));
+                write!(f, "delete element inet {TABLE} {name} {{ {} }}", List(keys))
+            }
             Op::AddChain(name, None) => write!(f, "add chain inet {TABLE} {name}"),
             Op::AddChain(name, Some(base)) => write!(f, "add chain inet {TABLE} {name} {{ {base} }}"),
             Op::FlushChain(name) => write!(f, "flush chain inet {TABLE} {name}"),
@@ -282,6 +312,21 @@ impl<'a> From<(&'a IpAddr, &'a String)> for Entry<'a> {
 impl Display for Entry<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{} : goto {}", self.0, self.1)
+    }
+}
+
+/// One element of a counter map.
+struct CountedEntry<'a>(Range<'a>, &'a str);
+
+impl<'a> From<(&'a IpAddr, &'a (IpAddr, Arc<str>))> for CountedEntry<'a> {
+    fn from((first, (last, counter)): (&'a IpAddr, &'a (IpAddr, Arc<str>))) -> Self {
+        CountedEntry(Range(first, last), counter)
+    }
+}
+
+impl Display for CountedEntry<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} : \"{}\"", self.0, self.1)
     }
 }
 

@@ -87,6 +87,8 @@ fn holds(ruleset: &Ruleset, test: &Match, packet: &Packet) -> bool {
         Match::FromLoopback | Match::ToLoopback => packet.path == Path::Loopback,
         Match::L4Proto(number) => *number == protocol(packet),
         Match::InSet { side, set, .. } => in_set(ruleset, set, address(packet, *side)),
+        // An address is a key of its own family only.
+        Match::CountedIn { side, map, .. } => counted(ruleset, map, address(packet, *side)),
         Match::InNet { side, net } => net.contains(&address(packet, *side)),
         Match::DestinationPorts { from, to } => {
             matches!(packet.payload, Payload::Transport { destination, .. } if (*from..=*to).contains(&destination))
@@ -105,6 +107,12 @@ fn in_set(ruleset: &Ruleset, set: &str, address: IpAddr) -> bool {
     let in_range = |first: &IpAddr, last: &IpAddr| (*first..=*last).contains(&address);
     ruleset.sets.get(set).is_some_and(|set| set.elements.contains(&address))
         || ruleset.intervals.get(set).is_some_and(|set| set.ranges.iter().any(|(first, last)| in_range(first, last)))
+}
+
+/// Whether the map has a counter for the address.
+fn counted(ruleset: &Ruleset, map: &str, address: IpAddr) -> bool {
+    let before = ruleset.counter_maps.get(map).and_then(|map| map.elements.range(..=address).next_back());
+    before.is_some_and(|(_, (last, _))| address <= *last)
 }
 
 fn in_state(states: &CtStates, state: ConnState) -> bool {

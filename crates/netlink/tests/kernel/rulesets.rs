@@ -7,7 +7,9 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use policy::model::Family;
 use proptest::prelude::*;
-use ruleset::{Action, Base, Chain, CtStates, Hook, IntervalSet, Match, PortMap, Rule, Ruleset, Set, Side, VerdictMap, merge};
+use ruleset::{
+    Action, Base, Chain, CounterMap, CtStates, Hook, IntervalSet, Match, PortMap, Rule, Ruleset, Set, Side, VerdictMap, merge, previous,
+};
 
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 pub const SIDES: [Side; 2] = [Side::Source, Side::Destination];
@@ -24,7 +26,7 @@ pub fn net(text: &str) -> IpNet {
     text.parse().expect("a network")
 }
 
-/// The frame that every ruleset here has: two sets, two maps, counters, chains `a` and `b` to go to, and a base chain of each hook.
+/// The frame that every ruleset here has: two sets, two maps, counter maps, counters, chains `a` and `b` to go to, and a base chain of each hook.
 pub fn frame() -> Ruleset {
     let set = |family, texts: &[&str]| Set { family, elements: addresses(texts) };
     let map = |family, texts: &[(&str, &str)]| VerdictMap {
@@ -36,9 +38,14 @@ pub fn frame() -> Ruleset {
         let elements = texts.iter().map(|(from, to, chain)| (*from, (*to, (*chain).to_owned()))).collect();
         Arc::new(PortMap { ranges, elements })
     };
+    let counted = |family, ranges, texts: &[(&str, &str, &str)]| {
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let element = |(first, last, counter): &(&str, &str, &str)| (address(first), (address(last), (*counter).into()));
+        CounterMap { family, ranges, elements: texts.iter().map(element).collect() }
+    };
     let base = |hook, priority| Arc::new(Chain { base: Some(Base { hook, priority }), rules: Vec::new() });
     Ruleset {
-        counters: OrdSet::from_iter(["c".to_string(), "in/shop/web.v2/sgr-00f".into(), "n".repeat(255)]),
+        counters: OrdSet::from_iter(["c".to_string(), "d".into(), "in/shop/web.v2/sgr-00f".into(), "n".repeat(255)]),
         sets: OrdMap::from_iter([
             ("s4".to_string(), set(Family::V4, &["10.0.0.1", "10.0.0.2", "255.255.255.255", "0.0.0.0"])),
             ("s6".to_string(), set(Family::V6, &["2001:db8::1", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"])),
@@ -59,6 +66,12 @@ pub fn frame() -> Ruleset {
             ("port-ranges".to_string(), ports(true, &[(0, 79, "a"), (80, 80, "b"), (81, 90, "a"), (8000, 65535, "b")])),
             ("some-ranges".to_string(), ports(true, &[(1, 1, "a"), (81, 90, "b")])),
             ("no-ports".to_string(), ports(true, &[])),
+        ]),
+        counter_maps: OrdMap::from_iter([
+            ("k4".to_string(), counted(Family::V4, false, &[("0.0.0.0", "0.0.0.0", "c"), ("255.255.255.255", "255.255.255.255", "d")])),
+            ("k6".to_string(), counted(Family::V6, true, &[("::", "::ff", "c"), ("::100", "::1ff", "d"), ("2001:db8::", "ffff::", "c")])),
+            ("kr4".to_string(), counted(Family::V4, true, &[("0.0.0.0", "10.0.0.0", "d"), ("10.0.0.1", "255.255.255.255", "c")])),
+            ("not-counted".to_string(), counted(Family::V6, false, &[])),
         ]),
         chains: OrdMap::from_iter([
             ("a".to_string(), Arc::default()),
@@ -97,6 +110,11 @@ pub fn everything() -> Ruleset {
             rules.push(rule(vec![in_set.clone()], Action::Return));
             let ranges = if family == Family::V4 { "i4" } else { "i6" };
             rules.push(rule(vec![Match::InSet { side, family, set: ranges.into() }], Action::Return));
+            let counted = |map: &str| Match::CountedIn { side, family, map: map.into() };
+            let maps = if family == Family::V4 { ["k4", "kr4"] } else { ["not-counted", "k6"] };
+            rules.push(rule(vec![counted(maps[0])], Action::Accept));
+            rules.push(rule(vec![Match::L4Proto(6), Match::Family(family), counted(maps[1])], Action::Continue));
+            rules.push(rule(vec![in_set.clone(), counted(maps[1])], lookup.clone()));
             rules.push(rule(vec![], lookup.clone()));
             rules.push(rule(vec![in_set.clone()], lookup.clone()));
             // A test of the family that the rule itself asks for is not the one that belongs to the address.
@@ -243,9 +261,24 @@ pub fn random() -> impl Strategy<Value = Ruleset> {
             PortMap { ranges: true, elements: pieces.map(piece).collect() }
         })
     };
+    // Ranges between some addresses, every other of them or all: they touch. Or each address by itself.
+    let counted = |family: Family, ranges: bool| {
+        (prop::collection::btree_set(address(family), 0..30), any::<bool>(), any::<bool>()).prop_map(move |(edges, all, other)| {
+            let edges: Vec<IpAddr> = edges.into_iter().collect();
+            let pieces = edges.windows(2).enumerate().filter(|(place, _)| all || place % 2 == 0);
+            let piece = |(place, edges): (usize, &[IpAddr])| {
+                let last = if ranges { previous(edges[1]).expect("not the first of all") } else { edges[0] };
+                (edges[0], (last, if (place % 3 == 0) == other { "c" } else { "d" }.into()))
+            };
+            CounterMap { family, ranges, elements: pieces.map(piece).collect() }
+        })
+    };
     let parts = (elements(Family::V4), elements(Family::V6), entries(Family::V4), entries(Family::V6), rules(), rules());
-    (parts, nets(Family::V4), nets(Family::V6), port_ranges()).prop_map(|((s4, s6, m4, m6, forward, input), i4, i6, ports)| {
+    let counted = (counted(Family::V4, false), counted(Family::V6, true), counted(Family::V4, true));
+    let all = (parts, nets(Family::V4), nets(Family::V6), port_ranges(), counted);
+    all.prop_map(|((s4, s6, m4, m6, forward, input), i4, i6, ports, (k4, k6, kr4))| {
         let mut ruleset = frame();
+        ruleset.counter_maps.extend([("k4".to_owned(), k4), ("k6".to_owned(), k6), ("kr4".to_owned(), kr4)]);
         ruleset.port_maps.insert("port-ranges".into(), ports.into());
         ruleset.sets.insert("s4".into(), Set { family: Family::V4, elements: s4.into() });
         ruleset.sets.insert("s6".into(), Set { family: Family::V6, elements: s6.into() });

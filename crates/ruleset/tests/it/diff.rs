@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use imbl::ordmap;
 use policy::model::*;
-use ruleset::{Base, Chain, FakeKernel, Hook, Kernel, Op, PortMap, Ruleset, Transaction, diff, lower};
+use ruleset::{Base, Chain, CounterMap, FakeKernel, Hook, Kernel, Op, PortMap, Ruleset, Transaction, diff, lower};
 
 use crate::build::*;
 
@@ -28,6 +28,33 @@ fn a_member_that_joins_is_one_element_a_family() {
 fn a_member_that_leaves_is_one_element_a_family() {
     let after = three_tier().members("shop/app", &["10.2.0.3"]);
     assert_eq!(change(&after), [Op::DeleteElements("members6/shop/app".into(), addresses(&["fd00:2::3"]))]);
+}
+
+/// One element of each map that names the group: it comes, goes, or is another's from now on.
+#[test]
+fn a_member_of_peers_that_are_merged_is_one_element() {
+    let policy = |one: &[&str], other: &[&str]| {
+        let rules: Vec<Rule> = (0..9).map(|n| rule(&format!("{n}"), tcp(80), &format!("peers/g{n}"))).collect();
+        let policy = NodePolicy::default().pod("shop/web-0", &["10.2.0.2"], &["shop/web"]).group("shop/web", &rules, &[]);
+        let policy = (2..9).fold(policy, |policy, n| policy.members(&format!("peers/g{n}"), &["10.3.0.9"]));
+        policy.members("peers/g0", one).members("peers/g1", other)
+    };
+    let change = |from: NodePolicy, to: NodePolicy| -> Vec<String> {
+        let ops = diff(&lower(&from), &lower(&to)).ops;
+        ops.iter()
+            .map(Op::to_string)
+            .filter(|op| op.contains("members4/") && !op.contains("peers"))
+            .map(|op| op[op.find('{').unwrap()..].into())
+            .collect()
+    };
+    let of = |n: u8| format!("{{ 10.3.0.1 : \"in/shop/web/sgr-{n}\" }}");
+    let (both, first, second, none) =
+        (policy(&["10.3.0.1"], &["10.3.0.1"]), policy(&["10.3.0.1"], &[]), policy(&[], &["10.3.0.1"]), policy(&[], &[]));
+    assert_eq!(change(none.clone(), second.clone()), [of(1)]);
+    assert_eq!(change(second.clone(), both.clone()), ["{ 10.3.0.1 }".to_owned(), of(0)], "it counts for the first of both");
+    assert_eq!(change(both.clone(), first.clone()), [""; 0]);
+    assert_eq!(change(both, second), ["{ 10.3.0.1 }".to_owned(), of(1)]);
+    assert_eq!(change(first, none), ["{ 10.3.0.1 }"]);
 }
 
 #[test]
@@ -72,6 +99,13 @@ fn what_cannot_be_changed_in_place_is_replaced_as_a_whole() {
     let ports =
         |ranges| Ruleset { port_maps: ordmap! {"ports".into() => PortMap { ranges, elements: [].into() }.into()}, ..Ruleset::default() };
     assert_eq!(diff(&ports(false), &ports(true)), Transaction::replace(&ports(true)));
+    let counted = |family, ranges| Ruleset {
+        counter_maps: ordmap! {"counted".into() => CounterMap { family, ranges, elements: ordmap! {} }},
+        ..Ruleset::default()
+    };
+    for other in [counted(Family::V4, true), counted(Family::V6, false)] {
+        assert_eq!(diff(&counted(Family::V4, false), &other), Transaction::replace(&other));
+    }
 }
 
 #[test]

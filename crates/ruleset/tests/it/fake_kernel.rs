@@ -6,8 +6,8 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet, ordmap, ordset};
 use policy::model::Family::{self, V4, V6};
 use ruleset::{
-    Action, Base, Chain, CtStates, FakeKernel, Hook, IntervalSet, Kernel, Kind, Match, Op, Reason, Refused, Rule, Ruleset, Set, Side,
-    VerdictMap,
+    Action, Base, Chain, CounterMap, CtStates, FakeKernel, Hook, IntervalSet, Kernel, Kind, Match, Op, Reason, Refused, Rule, Ruleset, Set,
+    Side, VerdictMap,
 };
 
 use crate::build::{address, addresses};
@@ -15,6 +15,7 @@ use crate::build::{address, addresses};
 /// A small table that uses all it has: base jumps to leaf, tests set, looks map up; map leads to leaf.
 fn table() -> Ruleset {
     let rules = vec![
+        Rule { matches: vec![counted_in("counted", V4)], counter: None, action: Action::Accept },
         Rule { matches: vec![in_set("ranges", V4)], counter: None, action: Action::Return },
         Rule { matches: vec![in_set("set", V4)], counter: Some("counter".into()), action: Action::Jump("leaf".into()) },
         Rule { matches: vec![], counter: None, action: look_up("map", V4) },
@@ -26,6 +27,7 @@ fn table() -> Ruleset {
         intervals: ordmap! {"ranges".to_string() => ranges(&[("10.0.0.4", "10.0.0.7")])},
         maps: ordmap! {"map".to_string() => VerdictMap { family: V4, elements: ordmap! {address("10.0.0.1") => "leaf".to_string()} }},
         port_maps: OrdMap::new(),
+        counter_maps: ordmap! {"counted".to_string() => counted(true, &[("10.0.0.4", "10.0.0.7")])},
         chains: ordmap! {"base".to_string() => Chain { base: Some(base), rules }.into(), "leaf".to_string() => Arc::default()},
     }
 }
@@ -40,6 +42,15 @@ fn intervals(ranges: &[(&str, &str)]) -> OrdMap<IpAddr, IpAddr> {
 
 fn in_set(set: &str, family: Family) -> Match {
     Match::InSet { side: Side::Source, family, set: set.into() }
+}
+
+fn counted_in(map: &str, family: Family) -> Match {
+    Match::CountedIn { side: Side::Source, family, map: map.into() }
+}
+
+fn counted(ranges: bool, elements: &[(&str, &str)]) -> CounterMap {
+    let element = |(first, last): &(&str, &str)| (address(first), (address(last), "counter".into()));
+    CounterMap { family: V4, ranges, elements: elements.iter().map(element).collect() }
 }
 
 fn look_up(map: &str, family: Family) -> Action {
@@ -87,6 +98,40 @@ fn ranges_neither_overlap_nor_touch() {
     refused(vec![Op::DeleteIntervalSet("set".into())], missing(Kind::Set, "set"));
     refused(vec![Op::AddSet("ranges".into(), V4)], Reason::Exists(Kind::Set, "ranges".into()));
     refused(vec![Op::AddIntervalSet("set".into(), V4)], Reason::Exists(Kind::Set, "set".into()));
+}
+
+/// Ranges of a counter map may touch, for each has its own counter.
+#[test]
+fn what_is_counted_is_counted_once() {
+    let add = |first: &str, last: &str| Op::AddCounted("counted".into(), counted(true, &[(first, last)]));
+    let delete = |first: &str, last: &str| Op::DeleteCounted("counted".into(), counted(true, &[(first, last)]));
+    for (first, last) in [("10.0.0.5", "10.0.0.5"), ("10.0.0.0", "10.0.0.4"), ("10.0.0.0", "10.0.0.255")] {
+        refused(vec![add(first, last)], Reason::Overlap("counted".into(), address(first), address(last)));
+    }
+    refused(vec![add("10.0.0.9", "10.0.0.8")], Reason::Malformed("10.0.0.9-10.0.0.8".into()));
+    refused(vec![add("fd00::1", "fd00::1")], Reason::WrongFamily("counted".into(), address("fd00::1")));
+    assert_eq!(commit(vec![add("10.0.0.4", "10.0.0.7")]), Ok(table()), "the same once more");
+    let more = commit(vec![add("10.0.0.8", "10.0.0.9"), add("10.0.0.0", "10.0.0.3")]).unwrap();
+    let three = [("10.0.0.0", "10.0.0.3"), ("10.0.0.4", "10.0.0.7"), ("10.0.0.8", "10.0.0.9")];
+    assert_eq!(more.counter_maps["counted"], counted(true, &three));
+    refused(vec![delete("10.0.0.4", "10.0.0.6")], Reason::MissingElement("counted".into(), address("10.0.0.4")));
+    refused(vec![Op::AddCounted("counted".into(), counted(false, &[]))], Reason::Malformed("counted".into()));
+    refused(vec![Op::AddCounted("map".into(), counted(true, &[]))], missing(Kind::Map, "map"));
+    let single = Op::AddCounterMap("single".into(), V4, false);
+    let range = Op::AddCounted("single".into(), counted(false, &[("10.0.0.1", "10.0.0.2")]));
+    refused(vec![single.clone(), range], Reason::Malformed("10.0.0.1-10.0.0.2".into()));
+    refused(vec![Op::AddCounterMap("counted".into(), V4, true)], Reason::Exists(Kind::Map, "counted".into()));
+    refused(vec![Op::AddCounterMap("set".into(), V4, true)], Reason::Exists(Kind::Set, "set".into()));
+    refused(vec![rule(vec![counted_in("x", V4)], Action::Accept)], missing(Kind::Map, "x"));
+    refused(vec![rule(vec![counted_in("counted", V6)], Action::Accept)], Reason::WrongRuleFamily("counted".into()));
+
+    // A counter that a map has is in use, and so is a map that a rule looks into.
+    let without_rules = [Op::FlushChain("base".into())];
+    refused([&without_rules[..], &[Op::DeleteCounter("counter".into())]].concat(), Reason::InUse(Kind::Counter, "counter".into()));
+    refused(vec![Op::DeleteMap("counted".into())], Reason::InUse(Kind::Map, "counted".into()));
+    commit([&without_rules[..], &[delete("10.0.0.4", "10.0.0.7"), Op::DeleteCounter("counter".into())]].concat()).unwrap();
+    let unknown = CounterMap { elements: ordmap! {address("10.0.1.1") => (address("10.0.1.1"), "x".into())}, ..counted(true, &[]) };
+    refused(vec![Op::AddCounted("counted".into(), unknown)], missing(Kind::Counter, "x"));
 }
 
 #[test]
@@ -161,6 +206,7 @@ fn what_nobody_uses_any_more_is_deleted() {
         Op::DeleteChain("base".into()),
         Op::DeleteSet("set".into()),
         Op::DeleteIntervalSet("ranges".into()),
+        Op::DeleteMap("counted".into()),
         Op::DeleteCounter("counter".into()),
     ];
     assert_eq!(commit(ops), Ok(Ruleset::default()));

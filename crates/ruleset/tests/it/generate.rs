@@ -12,7 +12,7 @@ use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use ruleset::{Action, Base, Chain, CtStates, Hook, IntervalSet, Match, PortMap, Ruleset, Set, Side, VerdictMap, merge};
+use ruleset::{Action, Base, Chain, CounterMap, CtStates, Hook, IntervalSet, Match, PortMap, Ruleset, Set, Side, VerdictMap, merge};
 
 use crate::build::{address, addresses, icmp, ports};
 
@@ -172,7 +172,7 @@ type RawObject = (u8, Family, BTreeSet<IpAddr>, usize);
 pub fn ruleset() -> impl Strategy<Value = Ruleset> {
     let chain = (option::weighted(0.3, (prop::bool::ANY, 0..2)), vec((0..6u8, 0..6usize, prop::bool::ANY), 0..4));
     let chains = vec(option::weighted(0.8, chain), 6);
-    let objects = vec(option::weighted(0.8, (0..5u8, family(), some_addresses(), 0..6usize)), 5);
+    let objects = vec(option::weighted(0.8, (0..7u8, family(), some_addresses(), 0..6usize)), 5);
     (chains, objects, btree_set(0..3u8, 0..3)).prop_map(|(chains, objects, counters)| assemble(&chains, objects, counters))
 }
 
@@ -191,6 +191,13 @@ fn assemble(chains: &[Option<RawChain>], objects: Vec<Option<RawObject>>, counte
         } else if kind == 1 {
             let nets = own.map(|address| IpNet::new_assert(address, if family == Family::V4 { 31 } else { 127 }).trunc()).collect();
             made.intervals.insert(name, IntervalSet { family, ranges: merge(&nets, family) });
+            continue;
+        }
+        if kind >= 5 {
+            let counter = |place: usize| made.counters.iter().nth((place + first) % made.counters.len().max(1));
+            let element = |(place, address): (usize, IpAddr)| Some((address, (address, counter(place)?.as_str().into())));
+            let elements = own.enumerate().filter_map(element).collect();
+            made.counter_maps.insert(name, CounterMap { family, ranges: kind == 6, elements });
             continue;
         }
         let targets: Vec<usize> = (half..chains.len()).filter(|index| regular(*index)).collect();
@@ -218,6 +225,7 @@ fn assemble(chains: &[Option<RawChain>], objects: Vec<Option<RawObject>>, counte
             let counter = made.counters.iter().nth(*number).cloned();
             let family = made.sets.get(&object).map(|set| set.family).or(made.intervals.get(&object).map(|set| set.family));
             let set = family.map(|family| Match::InSet { side, family, set: object.clone() });
+            let counted = made.counter_maps.get(&object).map(|map| Match::CountedIn { side, family: map.family, map: object.clone() });
             let ports = index < half && made.port_maps.contains_key(&object);
             let action = match kind {
                 0 => Action::Accept,
@@ -235,7 +243,7 @@ fn assemble(chains: &[Option<RawChain>], objects: Vec<Option<RawObject>>, counte
             };
             let state = Match::CtState(CtStates { new: true, invalid: *flag, ..CtStates::default() });
             let udp = matches!(action, Action::PortLookup(_)).then_some(Match::L4Proto(17));
-            rules.push(ruleset::Rule { matches: set.into_iter().chain([state]).chain(udp).collect(), counter, action });
+            rules.push(ruleset::Rule { matches: set.into_iter().chain([state]).chain(udp).chain(counted).collect(), counter, action });
         }
         made.chains.insert(format!("chain-{index}"), Chain { base, rules }.into());
     }

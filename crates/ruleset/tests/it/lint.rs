@@ -81,9 +81,10 @@ fn lint_endpoint(chain: &Chain) -> Option<&'static str> {
 
 fn lint_class(chain: &Chain) -> Option<&'static str> {
     // Match::Family is everybody of a family, 0.0.0.0/0 or ::/0.
-    let is_peer = |test: &Match| matches!(test, Match::InSet { .. } | Match::InNet { .. } | Match::Family(_));
+    let is_peer = |test: &Match| matches!(test, Match::InSet { .. } | Match::CountedIn { .. } | Match::InNet { .. } | Match::Family(_));
     let names_peer = |rule: &Rule| rule.matches.iter().any(is_peer);
-    let accepts = |rule: &Rule| rule.action == Action::Accept && rule.counter.is_some() && names_peer(rule);
+    let counts = |rule: &Rule| rule.counter.is_some() || matches!(rule.matches.last(), Some(Match::CountedIn { .. }));
+    let accepts = |rule: &Rule| rule.action == Action::Accept && counts(rule) && names_peer(rule);
     let narrows = |rule: &Rule| {
         matches!(rule.matches[..], [Match::L4Proto(_)])
             && match &rule.action {
