@@ -8,6 +8,7 @@ use api::NodeReportStatus;
 use k8s_openapi::jiff::Timestamp;
 use policy::index::Changed;
 use policy::model::RulesOf;
+use ruleset::Ruleset;
 use runtime::health::{Heartbeat, Readiness};
 use runtime::patch::now;
 use runtime::shutdown::CancellationToken;
@@ -62,6 +63,8 @@ pub struct Agent {
     pub metrics: Metrics,
     /// The rules in force.
     pub rules: RulesOf,
+    /// The table in force.
+    pub table: Ruleset,
     /// A first sync has succeeded.
     pub synced: bool,
 }
@@ -96,6 +99,7 @@ impl Agent {
                     let counters = self.kernel.counters().await?;
                     self.metrics.counted(&counters);
                     self.metrics.counted_of(&counters, &self.rules);
+                    self.metrics.sized(&self.table);
                     let packets = self.tally.take(&counters, &self.rules, Instant::now());
                     if let Some(status) = packets.and_then(|packets| self.report.counted(packets)) {
                         self.reports.send_replace(Some(status));
@@ -168,9 +172,7 @@ impl Agent {
                 if committed.repaired {
                     self.metrics.repairs.inc();
                 }
-                if committed.ops > 0 || !self.synced {
-                    self.metrics.sized(&plan.ruleset);
-                }
+                self.table.clone_from(&plan.ruleset);
                 if committed.ops > 0 {
                     self.metrics.commits.inc();
                     self.metrics.ops.inc_by(u64::try_from(committed.ops).unwrap_or(u64::MAX));

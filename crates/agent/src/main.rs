@@ -229,6 +229,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         heartbeat,
         metrics,
         rules: Default::default(),
+        table: Default::default(),
         synced: false,
     };
     tokio::select! {

@@ -14,7 +14,7 @@ use policy::model::{GroupRef, NodeName, PrefixListRef};
 use policy::protection::{Blockers, blockers};
 use policy::quota::Limits;
 use policy::slices::SliceKey;
-use policy::status::packets;
+use policy::status::{packets, unable};
 use policy::{AttachmentRef, Cluster, ObjectRef, Publisher, Reach};
 use runtime::watch::{Change, Name, Step};
 use serde::de::DeserializeOwned;
@@ -356,8 +356,9 @@ fn differ_in_counts_only(one: &NodeReportStatus, other: &NodeReportStatus) -> bo
 /// Of a report what statuses are made from: the rest changes more often.
 fn in_force(report: NodeReport) -> (NodeName, NodeReportStatus) {
     let status = report.status.unwrap_or_default();
+    let conditions = unable(&status).into_iter().flatten().cloned().collect();
     let NodeReportStatus { groups, attachments, prefix_lists, .. } = status;
-    let status = NodeReportStatus { groups, attachments, prefix_lists, ..NodeReportStatus::default() };
+    let status = NodeReportStatus { groups, attachments, prefix_lists, conditions, ..NodeReportStatus::default() };
     (NodeName(report.metadata.name.unwrap_or_default()), status)
 }
 

@@ -265,6 +265,15 @@ impl FakeApi {
         self.put("nodereports", json!({"apiVersion": "securitygroups.dev/v1alpha1", "kind": "NodeReport", "metadata": metadata, "spec": {}, "status": {"conditions": [condition]}}));
     }
 
+    /// A node reports that nothing is in force there because packets pass beside the rules.
+    pub fn report_unable(&self, node: &str, reason: &str) {
+        let condition = |kind: &str| json!({"type": kind, "status": "False", "reason": reason, "message": "why", "lastTransitionTime": "1970-01-01T00:00:00Z"});
+        let conditions = ["Ready", "TrafficFiltered"].map(condition);
+        let status = json!({"conditions": conditions});
+        let report = json!({"apiVersion": "securitygroups.dev/v1alpha1", "kind": "NodeReport", "metadata": {"name": node}, "spec": {}, "status": status});
+        self.put("nodereports", report);
+    }
+
     /// The next requests are refused with these codes (0: go through).
     pub fn faults(&self, codes: impl IntoIterator<Item = u16>) {
         self.state().faults = codes.into_iter().collect();

@@ -74,7 +74,7 @@ impl<'a> View<'a> {
             }
         }
         for (node, report) in reports {
-            view.unable.extend(unable(report).map(|why| (node, why)));
+            view.unable.extend(unable(report).map(|[_, why]| (node, why)));
             for group in &report.groups {
                 let applied = view.groups.entry((&group.namespace, &group.name)).or_default();
                 applied.insert(node, (&group.uid, group.generation));
@@ -274,12 +274,14 @@ impl<'a> View<'a> {
     }
 }
 
-/// Why nothing is in force on a node; none where rules are, or where they are only late.
-fn unable(report: &NodeReportStatus) -> Option<&Condition> {
+/// Why nothing is in force on a node: its `Ready` condition, which says so, and the one that is the cause. None where rules are in force, or
+/// where they are only late.
+pub fn unable(report: &NodeReportStatus) -> Option<[&Condition; 2]> {
     let is = |condition: &&Condition, types: &[&str]| types.contains(&condition.type_.as_str()) && condition.status != TRUE;
     let ready = report.conditions.iter().find(|condition| is(condition, &[READY]))?;
     let causes = [KERNEL_SUPPORTED, TRAFFIC_FILTERED, BRIDGE_TRAFFIC_FILTERED];
-    report.conditions.iter().find(|condition| is(condition, &causes) && condition.reason == ready.reason)
+    let cause = report.conditions.iter().find(|condition| is(condition, &causes) && condition.reason == ready.reason)?;
+    Some([ready, cause])
 }
 
 /// What a group's rules have allowed and denied on all nodes that have it in force. Not part of [`View::group`], because it changes all the

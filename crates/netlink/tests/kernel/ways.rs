@@ -253,7 +253,7 @@ fn a_forwarded_connection_is_known_and_a_redirected_one_is_not() {
         for address in SERVER {
             assert!(reaches(address), "{address}");
         }
-        assert_eq!(CLIENT.map(|client| partners(client)), [vec![], vec![]] as [Vec<String>; 2]);
+        assert_eq!(CLIENT.map(&partners), [vec![], vec![]] as [Vec<String>; 2]);
 
         for device in ["server", "client"] {
             tc(&["qdisc", "delete", "dev", device, "clsact"]);

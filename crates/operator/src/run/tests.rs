@@ -265,6 +265,18 @@ async fn programmed_follows_the_reports() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn p31_a_node_that_cannot_enforce_is_named_with_the_reason() {
+    let api = shop(0..1);
+    let _running = start(&api).await;
+    api.report_unable("n1", "NotForwardedHere");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(api.condition("web", "Programmed"), "False CannotEnforce");
+    api.report("web", "uid-web", 1);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(api.condition("web", "Programmed"), "True Programmed");
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_written_when_nothing_changes() {
     let api = shop(0..50);
     let _running = start(&api).await;
