@@ -46,7 +46,7 @@ fn over(cluster: &Cluster, type_: &str) -> Result<()> {
 /// Pods on macvlan reach each other whatever the rules say.
 fn past_the_node(cluster: &Cluster) -> Result<()> {
     let pods = [pod("b", "macvlan-a", "NODE0", "--tcp=80", ""), pod("b", "macvlan-b", "NODE0", "--tcp=80", "")].concat();
-    cluster.kubectl_stdin(&["apply", "-f", "-"], &pods.replace("NODE0", cluster.node(0).name()).replace("IMAGE", lab::Image::PRODUCT))?;
+    cluster.kubectl_stdin(&["apply", "-f", "-"], &pods.replace("NODE0", cluster.node(0).name()).replace("IMAGE", lab::images::PROBE))?;
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--namespace=b", "--timeout=60s"])?;
     told(cluster, "TrafficFiltered", "NotForwardedHere")?;
     let said = report(cluster, 0)?;

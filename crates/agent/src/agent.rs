@@ -8,7 +8,7 @@ use api::NodeReportStatus;
 use k8s_openapi::jiff::Timestamp;
 use policy::index::Changed;
 use policy::model::RulesOf;
-use runtime::health::Readiness;
+use runtime::health::{Heartbeat, Readiness};
 use runtime::patch::now;
 use runtime::shutdown::CancellationToken;
 use runtime::watch::{Watch, Watches};
@@ -27,7 +27,9 @@ use crate::tally::Tally;
 use crate::thread::{Gone, KernelThread};
 
 /// What `/readyz` waits for, beside the watches.
-const FIRST_SYNC: &str = "first sync";
+pub const FIRST_SYNC: &str = "first sync";
+/// And once the kernel has refused a change until it takes the next.
+const KERNEL: &str = "kernel";
 
 /// How often the kernel's counters become metrics.
 pub const COUNT: Duration = Duration::from_secs(10);
@@ -52,8 +54,10 @@ pub struct Agent {
     pub report: Report,
     /// To the reporter.
     pub reports: watch::Sender<Option<NodeReportStatus>>,
-    /// Told after the first sync.
+    /// Told after the first sync, and when the kernel refuses.
     pub readiness: Readiness,
+    /// Told in every turn of the loop.
+    pub heartbeat: Heartbeat,
     /// Counts.
     pub metrics: Metrics,
     /// The rules in force.
@@ -65,11 +69,12 @@ pub struct Agent {
 impl Agent {
     /// Runs until shutdown. Whatever ends it, the table stays as it is (S41).
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Gone> {
-        self.readiness.wait(FIRST_SYNC, "not all first lists are in");
         let mut pace = Pace::default();
         let mut count = interval(COUNT);
         count.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pulse = Heartbeat::pulse();
         loop {
+            self.heartbeat.beat();
             let due = pace.due();
             tokio::select! {
                 message = self.messages.recv() => {
@@ -85,7 +90,9 @@ impl Agent {
                     pace.suspect(Instant::now());
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.sync(&mut pace).await?,
+                _ = pulse.tick() => {}
                 _ = count.tick(), if self.synced => {
+                    self.metrics.tracked();
                     let counters = self.kernel.counters().await?;
                     self.metrics.counted(&counters);
                     self.metrics.counted_of(&counters, &self.rules);
@@ -161,6 +168,9 @@ impl Agent {
                 if committed.repaired {
                     self.metrics.repairs.inc();
                 }
+                if committed.ops > 0 || !self.synced {
+                    self.metrics.sized(&plan.ruleset);
+                }
                 if committed.ops > 0 {
                     self.metrics.commits.inc();
                     self.metrics.ops.inc_by(u64::try_from(committed.ops).unwrap_or(u64::MAX));
@@ -178,10 +188,12 @@ impl Agent {
                 }
                 self.synced = true;
                 self.readiness.done(FIRST_SYNC);
+                self.readiness.done(KERNEL);
                 self.report.committed(&committed, &now())
             }
             Err(failure) => {
                 self.metrics.failures.inc();
+                self.readiness.wait(KERNEL, format!("it did not take the last change, what was in force stays in force: {failure}"));
                 tracing::error!(%failure, "the kernel did not take the change; what was in force stays in force");
                 if self.facts.refused(&failure.refused, &failure.message) {
                     tracing::warn!("the next try leaves what is refused as it was");

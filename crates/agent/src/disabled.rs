@@ -2,6 +2,7 @@
 //! So an administrator opens everything without taking the product away, and so it is uninstalled.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,7 +13,7 @@ use policy::model::NodeName;
 use ruleset::{Kernel, Op, Transaction};
 use runtime::client::with_causes;
 use runtime::condition::{Status, Wanted, merge};
-use runtime::health::{self, Readiness, Registry};
+use runtime::health::{Heartbeat, Readiness, Registry, Served};
 use runtime::patch::now;
 use runtime::shutdown::CancellationToken;
 use tokio::task::spawn_blocking;
@@ -31,20 +32,29 @@ pub async fn run(
     reporter: Reporter,
     own_table: bool,
     listen: SocketAddr,
+    registry: Registry,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     readiness.wait(REMOVED, "enforcement is switched off (--enforce=false), and the table inet k8s-sg is not removed yet");
-    let registry = Registry::with_prefix("securitygroups_agent");
-    let (address, _server) =
-        health::serve(listen, readiness.clone(), registry, shutdown.clone()).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let heartbeat = Heartbeat::default();
+    let served = Served { readiness: readiness.clone(), heartbeat: heartbeat.clone(), registry: Arc::new(registry) };
+    let (address, _server) = served.serve(listen, shutdown.clone()).await.with_context(|| format!("cannot listen on {listen}"))?;
     tracing::info!(%node, %address, version = env!("CARGO_PKG_VERSION"), "starting, to enforce nothing");
     let off = async {
         remove(own_table, &reporter, &readiness).await;
         shutdown.cancelled().await;
     };
+    let alive = async {
+        let mut pulse = Heartbeat::pulse();
+        loop {
+            pulse.tick().await;
+            heartbeat.beat();
+        }
+    };
     tokio::select! {
         () = off => {}
+        () = alive => {}
         () = shutdown.cancelled() => {}
     }
     Ok(())

@@ -45,12 +45,13 @@ use anyhow::Context;
 use clap::Parser;
 use netlink::{Changes, Nftables};
 use policy::model::{Exemption, NodeName};
-use runtime::health::{Readiness, Registry};
+use runtime::calls::Calls;
+use runtime::health::{Heartbeat, Readiness, Served};
 use runtime::watch::Watches;
 use runtime::{client, health, logs, shutdown};
 use tokio::sync::{mpsc, watch};
 
-use crate::agent::{Agent, COUNT};
+use crate::agent::{Agent, COUNT, FIRST_SYNC};
 use crate::bridge::Bridges;
 use crate::facts::{Facts, Message};
 use crate::late::Late;
@@ -72,6 +73,10 @@ struct Options {
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:9650")]
     listen: SocketAddr,
+    /// Where /metrics alone is served as well, for a Prometheus elsewhere, such as 0.0.0.0:9651; left out: nowhere. They name groups, and on
+    /// the host's network whoever reaches the node reaches them.
+    #[arg(long, env = "METRICS_LISTEN", value_parser = address)]
+    metrics_listen: Option<Address>,
     /// What always passes, whatever the rules say (S36): any of Node, NeighbourDiscovery, ListenerDiscovery, DHCP, Loopback, Hairpin and
     /// ClusterDNS; an empty text for none.
     #[arg(long, env = "EXEMPT", value_parser = exempt, default_value = "Node,NeighbourDiscovery,ListenerDiscovery,DHCP,Loopback,Hairpin")]
@@ -103,6 +108,14 @@ struct Options {
     /// How it is logged: text or json.
     #[arg(long, default_value = "text")]
     log_format: logs::Format,
+}
+
+/// An address to listen on; none of an empty text, which the environment may hold.
+#[derive(Clone, Debug, PartialEq)]
+struct Address(Option<SocketAddr>);
+
+fn address(text: &str) -> Result<Address, std::net::AddrParseError> {
+    if text.is_empty() { Ok(Address(None)) } else { text.parse().map(|address| Address(Some(address))) }
 }
 
 /// Exemptions from a comma-separated text.
@@ -141,6 +154,7 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
+            shutdown::last_words(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -150,11 +164,13 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let node = NodeName(options.node_name);
     let shutdown = shutdown::on_signal()?;
     require_net_admin()?;
-    let client = client::connect().await?;
-    let as_node = if options.as_node { client::connect_as(Some(format!("system:node:{node}"))).await? } else { client.clone() };
+    let mut registry = health::registry("securitygroups_agent", env!("CARGO_PKG_VERSION"));
+    let calls = Calls::new(&mut registry);
+    let client = client::connect(&calls).await?;
+    let as_node = if options.as_node { client::connect_as(Some(format!("system:node:{node}")), &calls).await? } else { client.clone() };
     let reporter = Reporter::new(&client, &as_node, node.clone());
     if !options.enforce {
-        return disabled::run(node, reporter, options.own_table, options.listen, shutdown).await;
+        return disabled::run(node, reporter, options.own_table, options.listen, registry, shutdown).await;
     }
     let set = options.set_bridge_netfilter;
     let (touched, foreign) = mpsc::channel(1);
@@ -170,12 +186,17 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let kernel = KernelThread::start(kernel, move || Ok((Bridges::open(set)?, Ways::open()?))).await?;
 
     let readiness = Readiness::default();
-    let mut registry = Registry::with_prefix("securitygroups_agent");
+    readiness.wait(FIRST_SYNC, "not all first lists are in");
+    let heartbeat = Heartbeat::default();
     let (watches, messages) = Watches::<Message>::new(client.clone(), readiness.clone(), &mut registry);
     let metrics = Metrics::new(&mut registry);
-    let (address, _server) = health::serve(options.listen, readiness.clone(), registry, shutdown.clone())
-        .await
-        .with_context(|| format!("cannot listen on {}", options.listen))?;
+    let served = Served { readiness: readiness.clone(), heartbeat: heartbeat.clone(), registry: Arc::new(registry) };
+    let cannot = |address| move || format!("cannot listen on {address}");
+    let (address, _server) = served.serve(options.listen, shutdown.clone()).await.with_context(cannot(options.listen))?;
+    if let Some(Address(Some(metrics))) = options.metrics_listen {
+        let (address, _server) = served.serve_metrics(metrics, shutdown.clone()).await.with_context(cannot(metrics))?;
+        tracing::info!(%address, "metrics are open to whoever reaches this address");
+    }
     tracing::info!(%node, %address, version = env!("CARGO_PKG_VERSION"), "starting");
 
     let _open = [
@@ -205,6 +226,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         report,
         reports,
         readiness,
+        heartbeat,
         metrics,
         rules: Default::default(),
         synced: false,

@@ -8,7 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use ruleset::{denied_counter, exemption_counter, group_denied_counter, invalid_counter, rule_counter};
+use ruleset::{Ruleset, denied_counter, exemption_counter, group_denied_counter, invalid_counter, rule_counter};
 use runtime::health::Registry;
 
 /// Metrics of the loop.
@@ -48,7 +48,14 @@ pub struct Metrics {
     pub enforcing: Gauge,
     /// Bridges over which guarded pods get packets that meet no rule.
     pub bridges_escaping: Gauge,
+    /// How large the table is, by what it holds.
+    ruleset: Family<Labels, Gauge>,
+    /// Connections that the node tracks, and how many it can.
+    conntrack: [Gauge; 2],
 }
+
+/// Where the kernel says how many connections the node tracks, and how many it can.
+const CONNTRACK: [&str; 2] = ["/proc/sys/net/netfilter/nf_conntrack_count", "/proc/sys/net/netfilter/nf_conntrack_max"];
 
 /// Rules that have series of their own at most: a scrape of all nodes must stay small, whatever is written in all namespaces.
 const RULES: usize = 5_000;
@@ -84,6 +91,8 @@ impl Metrics {
             shown: BTreeSet::new(),
             enforcing: Gauge::default(),
             bridges_escaping: Gauge::default(),
+            ruleset: Family::default(),
+            conntrack: Default::default(),
         };
         registry.register(
             "programming_seconds",
@@ -126,9 +135,43 @@ impl Metrics {
             "Linux bridges over which guarded pods of this node get packets that meet no rule",
             metrics.bridges_escaping.clone(),
         );
+        registry.register(
+            "ruleset_size",
+            "Size of the table in force, by what it holds: chains, rules, sets, maps, elements (of sets and maps) and counters",
+            metrics.ruleset.clone(),
+        );
+        let [count, max] = metrics.conntrack.clone();
+        registry.register("conntrack_entries", "Connections that the node's kernel tracks; 0 where it does not say", count);
+        registry.register("conntrack_limit", "Connections that it can track: beyond, it drops new ones; 0 where it does not say", max);
+        metrics.sized(&Ruleset::default());
         // A series that is there before its first packet: an alert on its rate sees that packet.
         metrics.counted(&BTreeMap::new());
         metrics
+    }
+
+    /// The table in force is this one.
+    pub fn sized(&self, ruleset: &Ruleset) {
+        let Ruleset { counters, sets, intervals, maps, port_maps, chains } = ruleset;
+        let of_sets = sets.values().map(|set| set.elements.len()).chain(intervals.values().map(|set| set.ranges.len()));
+        let of_maps = maps.values().map(|map| map.elements.len()).chain(port_maps.values().map(|map| map.elements.len()));
+        for (what, size) in [
+            ("chains", chains.len()),
+            ("rules", chains.values().map(|chain| chain.rules.len()).sum()),
+            ("sets", sets.len() + intervals.len()),
+            ("maps", maps.len() + port_maps.len()),
+            ("elements", of_sets.chain(of_maps).sum()),
+            ("counters", counters.len()),
+        ] {
+            self.ruleset.get_or_create_owned(&vec![("of", what.to_string())]).set(i64::try_from(size).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// How full the node's table of connections is: once it is full, what rules allow does not pass either.
+    pub fn tracked(&self) {
+        for (gauge, path) in self.conntrack.iter().zip(CONNTRACK) {
+            let said = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+            gauge.set(said.unwrap_or_default());
+        }
     }
 
     /// Takes over what the kernel has counted.

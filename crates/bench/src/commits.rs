@@ -1,4 +1,4 @@
-//! What a change costs the agent, from the fact to the kernel's answer: plan, difference, commit.
+//! What a change costs the agent, from the fact to the kernel's answer: plan, difference, commit; and the operator before it writes.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,10 @@ use lab::Namespace;
 use netlink::Nftables;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
-use policy::Cluster;
 use policy::index::{MemberSlice, Object};
 use policy::model::{Exemption, NodeName};
+use policy::slices::{self as planned, SliceOp};
+use policy::{Cluster, Publisher, Reach, resolve};
 use ruleset::{Kernel, Transaction};
 use serde_json::json;
 use testkit::Manifest;
@@ -148,6 +149,7 @@ impl Used {
 pub fn measure(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
     members(rounds, tell)?;
     pods(rounds, tell)?;
+    published(rounds, tell)?;
     at_full_size(rounds, tell)
 }
 
@@ -204,6 +206,55 @@ fn pods(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
         used.tell(&what, took.len(), tell)?;
         tell(Line::figure(what, median(took), "ms"));
     }
+    Ok(())
+}
+
+/// What the operator works out before it writes slices: a pod gets another label, among 10,000 pods in 200 groups that name each other.
+fn published(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
+    const GROUPS: usize = 200;
+    let app = |number: usize| format!("app-{}", number % GROUPS);
+    let pod = |number: usize, turn: usize| {
+        let ip = member(number).to_string();
+        Manifest::pod(&format!("shop/pod-{number}"), "n1", &app(number + turn)).set("/status/podIPs", json!([{"ip": ip}])).fact()
+    };
+    let (mut cluster, mut publisher) = (Cluster::default(), Publisher::default());
+    let mut take = |object: Object, compare: bool| {
+        publisher.changed(Reach::of_object(&cluster, &object));
+        let _ = cluster.apply(object);
+        let started = Instant::now();
+        publisher.follow(&cluster);
+        let followed = started.elapsed().as_secs_f64() * 1e3;
+        let due: Vec<SliceOp> = publisher.due().values().flatten().cloned().collect();
+        for op in &due {
+            if let Some(slice) = op.outcome() {
+                let slice = Object::MemberSlice(op.key().clone(), slice.clone());
+                publisher.changed(Reach::of_object(&cluster, &slice));
+                let _ = cluster.apply(slice);
+            }
+        }
+        let started = Instant::now();
+        let left = if compare { planned::plan(&cluster, &resolve(&cluster)).len() } else { 0 };
+        (followed, started.elapsed().as_secs_f64() * 1e3, due.len(), left)
+    };
+    for number in 0..GROUPS {
+        let rule = json!({"ingress": [{"protocol": "TCP", "port": 80, "from": [{"securityGroup": {"name": app(number + 1)}}]}]});
+        let name = format!("shop/{}", app(number));
+        take(Manifest::group(&name, rule).fact(), false);
+        take(Manifest::attachment(&name, &app(number), &[&app(number)]).fact(), false);
+    }
+    for number in 0..10_000 {
+        take(pod(number, 0), false);
+    }
+    let (mut followed, mut anew) = (Vec::new(), Vec::new());
+    for number in 0..usize::from(rounds) * 10 {
+        let (one, other, writes, left) = take(pod(number * 7, 1), true);
+        // It leaves one group and joins another.
+        ensure!(writes == 2 && left == 0, "{writes} writes are due, and {left} after them");
+        followed.push(one);
+        anew.push(other);
+    }
+    let name = "operator: a pod of 10,000 changes its group, what slices are due, against worked out anew";
+    tell(Line::new(name, median(followed), median(anew), "ms", Some(0.1)));
     Ok(())
 }
 

@@ -8,9 +8,9 @@ use k8s_openapi::jiff::Timestamp;
 use policy::index::MemberSlice;
 use policy::model::{GroupRef, PrefixListRef};
 use policy::protection::Blockers;
-use policy::slices::{self, SliceKey, SliceOp};
+use policy::slices::{SliceKey, SliceOp};
 use policy::status::{View, stamp};
-use policy::{AttachmentRef, ObjectRef, Resolution};
+use policy::{AttachmentRef, ObjectRef};
 
 use crate::facts::{Facts, Held};
 
@@ -29,10 +29,45 @@ pub enum Lane {
     PrefixList(PrefixListRef, String),
 }
 
+/// What is worked out at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Slices: packets wait for them.
+    Slices,
+    /// Statuses and finalizers.
+    Rest,
+}
+
+/// An object in the fields of a log line.
+#[derive(Clone, Copy, Debug)]
+pub struct Of<'a> {
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its namespace, where it is known.
+    pub namespace: Option<&'a str>,
+    /// Its name.
+    pub name: &'a str,
+}
+
 impl Lane {
-    /// Packets wait for it.
-    pub fn is_of_slices(&self) -> bool {
-        matches!(self, Lane::Slices(_))
+    /// Which part it belongs to.
+    pub fn part(&self) -> Part {
+        if matches!(self, Lane::Slices(_)) { Part::Slices } else { Part::Rest }
+    }
+
+    /// The object that it writes to; slices are known by the id of their group.
+    pub fn of(&self) -> Of<'_> {
+        match self {
+            Lane::Slices(id) => Of { kind: "MemberSlice", namespace: None, name: id },
+            Lane::Finalizer(ObjectRef::SecurityGroup(GroupRef { namespace, name }), _) | Lane::Group(GroupRef { namespace, name }, _) => {
+                Of { kind: "SecurityGroup", namespace: Some(namespace), name }
+            }
+            Lane::Finalizer(ObjectRef::Attachment(AttachmentRef { namespace, name }), _)
+            | Lane::Attachment(AttachmentRef { namespace, name }, _) => Of { kind: "Attachment", namespace: Some(namespace), name },
+            Lane::Finalizer(ObjectRef::PrefixList(PrefixListRef { namespace, name }), _)
+            | Lane::PrefixList(PrefixListRef { namespace, name }, _) => Of { kind: "PrefixList", namespace: Some(namespace), name },
+            Lane::Finalizer(ObjectRef::Namespace(name), _) => Of { kind: "Namespace", namespace: None, name },
+        }
     }
 
     /// The other lane of the same object. A finalizer is written on the version that was read, which a status would change meanwhile.
@@ -110,10 +145,10 @@ impl Written {
     }
 }
 
-/// Everything that is due. `now` is the time of the transitions found.
-pub fn due(facts: &Facts, resolution: &Resolution, blockers: &BTreeMap<ObjectRef, Blockers>, now: Timestamp) -> BTreeMap<Lane, Work> {
-    let mut due = slices_due(facts, resolution);
-    due.extend(finalizers_due(facts, blockers));
+/// The statuses and finalizers that are due. `now` is the time of the transitions found.
+pub fn rest_due(facts: &Facts, blockers: &BTreeMap<ObjectRef, Blockers>, now: Timestamp) -> BTreeMap<Lane, Work> {
+    let mut due = finalizers_due(facts, blockers);
+    let resolution = facts.publisher().resolution();
     let view = View::new(&facts.cluster, resolution, &facts.reports).limited_by(facts.limits).protected_by(blockers);
     // As it is stored: whole seconds.
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
@@ -145,9 +180,10 @@ pub fn due(facts: &Facts, resolution: &Resolution, blockers: &BTreeMap<ObjectRef
     due
 }
 
-fn slices_due(facts: &Facts, resolution: &Resolution) -> BTreeMap<Lane, Work> {
+/// The slices that are due.
+pub fn slices_due(facts: &Facts) -> BTreeMap<Lane, Work> {
     let mut lanes: BTreeMap<String, Vec<(SliceOp, Option<String>)>> = BTreeMap::new();
-    for op in slices::plan(&facts.cluster, resolution) {
+    for op in facts.publisher().due().values().flatten().cloned() {
         let version = facts.slice_versions.get(op.key()).cloned();
         lanes.entry(op.group_id().to_string()).or_default().push((op, version));
     }

@@ -9,13 +9,13 @@ use api::{AppliedGroup, AttachmentStatus, NodeReport, NodeReportStatus, PacketCo
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::api::DynamicObject;
-use policy::index::{Changed, Key, Kind, Object};
+use policy::index::{Changed, Kind, Object};
 use policy::model::{GroupRef, NodeName, PrefixListRef};
 use policy::protection::{Blockers, blockers};
 use policy::quota::Limits;
 use policy::slices::SliceKey;
 use policy::status::packets;
-use policy::{AttachmentRef, Cluster, ObjectRef, Resolution, resolve};
+use policy::{AttachmentRef, Cluster, ObjectRef, Publisher, Reach};
 use runtime::watch::{Change, Name, Step};
 use serde::de::DeserializeOwned;
 
@@ -156,7 +156,7 @@ pub struct Facts {
     /// Turns of this round so far.
     turns: usize,
     listed: BTreeSet<Source>,
-    resolution: Option<Arc<Resolution>>,
+    publisher: Publisher,
     blockers: Option<Arc<BTreeMap<ObjectRef, Blockers>>>,
 }
 
@@ -274,12 +274,18 @@ impl Facts {
         summed.or_else(|| self.group_statuses.get(group).map(|status| status.packets)).unwrap_or_default()
     }
 
-    /// Who is in which group. Worked out again only when something changed that it depends on.
-    pub fn resolution(&mut self) -> Arc<Resolution> {
-        self.resolution.get_or_insert_with(|| Arc::new(resolve(&self.cluster))).clone()
+    /// Who is in which group and what slices are due, worked out anew as far as something changed that they depend on.
+    pub fn follow(&mut self) -> &Publisher {
+        self.publisher.follow(&self.cluster);
+        &self.publisher
     }
 
-    /// What keeps objects from being removed, likewise.
+    /// The same as it was followed last.
+    pub fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    /// What keeps objects from being removed. Worked out again only when something changed that it depends on.
     pub fn blockers(&mut self) -> Arc<BTreeMap<ObjectRef, Blockers>> {
         self.blockers.get_or_insert_with(|| Arc::new(blockers(&self.cluster))).clone()
     }
@@ -300,12 +306,16 @@ impl Facts {
     }
 
     fn fact(&mut self, change: Change) -> Changed {
-        let kind = kind(&change);
+        let (kind, reach) = match &change {
+            Change::Reset(kind, _) => (*kind, Reach::of_list(*kind)),
+            Change::Apply(object) => (object.kind(), Reach::of_object(&self.cluster, object)),
+            Change::Delete(key) => (key.kind(), Reach::of_deletion(&self.cluster, key)),
+        };
         let changed = change.apply_to(&mut self.cluster);
-        if changed == Changed::Yes && kind != Kind::MemberSlice {
-            self.resolution = None;
-            // Who is a member holds nothing.
-            if kind != Kind::Pod {
+        if changed == Changed::Yes {
+            self.publisher.changed(reach);
+            // Who is a member, and what is published of it, holds nothing.
+            if !matches!(kind, Kind::Pod | Kind::MemberSlice) {
                 self.blockers = None;
             }
         }
@@ -316,19 +326,6 @@ impl Facts {
         if matches!(step, Step::Reset(_)) {
             self.listed.insert(source);
         }
-    }
-}
-
-fn kind(change: &Change) -> Kind {
-    match change {
-        Change::Reset(kind, _) => *kind,
-        Change::Apply(Object::Pod(..)) | Change::Delete(Key::Pod(_)) => Kind::Pod,
-        Change::Apply(Object::SecurityGroup(..)) | Change::Delete(Key::SecurityGroup(_)) => Kind::SecurityGroup,
-        Change::Apply(Object::Attachment(..)) | Change::Delete(Key::Attachment(_)) => Kind::Attachment,
-        Change::Apply(Object::PrefixList(..)) | Change::Delete(Key::PrefixList(_)) => Kind::PrefixList,
-        Change::Apply(Object::Namespace(..)) | Change::Delete(Key::Namespace(_)) => Kind::Namespace,
-        Change::Apply(Object::Dns(..)) | Change::Delete(Key::Dns(_)) => Kind::Dns,
-        Change::Apply(Object::MemberSlice(..)) | Change::Delete(Key::MemberSlice(_)) => Kind::MemberSlice,
     }
 }
 

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
+use runtime::shutdown;
+
 use crate::run::RunArgs;
 use crate::uninstall::UninstallArgs;
 
@@ -61,8 +63,9 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(args) => {
-            runtime::shutdown::end_on_panic();
-            tokio::runtime::Runtime::new()?.block_on(run::run(args))
+            shutdown::end_on_panic();
+            let ended = tokio::runtime::Runtime::new()?.block_on(run::run(args));
+            ended.inspect_err(|error| shutdown::last_words(&format!("{error:#}")))
         }
         Command::Uninstall(args) => tokio::runtime::Runtime::new()?.block_on(uninstall::uninstall(args)),
         Command::Crds { out: Some(folder) } => write_crds(&folder),

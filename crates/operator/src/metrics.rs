@@ -21,7 +21,7 @@ pub struct Metrics {
     objects: Family<Labels, Gauge>,
     writes: Family<Labels, Counter>,
     write_seconds: Histogram,
-    round_seconds: Histogram,
+    round_seconds: Family<Labels, Histogram, fn() -> Histogram>,
     under_way: Gauge,
     waiting: Gauge,
     events: Counter,
@@ -36,7 +36,7 @@ impl Metrics {
             objects: Family::default(),
             writes: Family::default(),
             write_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 13)),
-            round_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+            round_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_1, 2.0, 16))),
             under_way: Gauge::default(),
             waiting: Gauge::default(),
             events: Counter::default(),
@@ -46,7 +46,11 @@ impl Metrics {
         registry.register("objects", "Objects known, by kind", metrics.objects.clone());
         registry.register("writes", "Writes to the API server, by what and by how they ended", metrics.writes.clone());
         registry.register("write_seconds", "Duration of a write, all slices of one group together", metrics.write_seconds.clone());
-        registry.register("round_seconds", "Duration of working out what is due", metrics.round_seconds.clone());
+        registry.register(
+            "round_seconds",
+            "Duration of working out what is due, by part: slices or statuses",
+            metrics.round_seconds.clone(),
+        );
         registry.register("writes_under_way", "Writes under way", metrics.under_way.clone());
         registry.register("writes_waiting", "Writes that are due and wait for their turn", metrics.waiting.clone());
         registry.register("events", "Turns of a status that were told", metrics.events.clone());
@@ -59,9 +63,13 @@ impl Metrics {
         self.leading.set(leading.into());
     }
 
-    /// What was known in a round, and how long the round took.
-    pub fn round(&self, facts: &Facts, duration: Duration) {
-        self.round_seconds.observe(duration.as_secs_f64());
+    /// How long it took to work out a part of what is due.
+    pub fn round(&self, part: &'static str, duration: Duration) {
+        self.round_seconds.get_or_create_owned(&vec![("part", part)]).observe(duration.as_secs_f64());
+    }
+
+    /// What is known.
+    pub fn known(&self, facts: &Facts) {
         let cluster = &facts.cluster;
         let counts = [
             ("Pod", cluster.pods.len()),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::due::{Lane, Work, Written};
+use crate::due::{Lane, Part, Work, Written};
 use crate::facts::Facts;
 
 /// Writes under way at the same time.
@@ -71,25 +71,32 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Looks at what the watches have shown by now, and forgets lanes where nothing goes on.
-    pub fn look(&mut self, facts: &Facts, now: Instant) {
-        self.progress.retain(|_, progress| {
+    /// Looks at what the watches have shown by now of this part, and forgets lanes where nothing goes on. What is due has to be worked out
+    /// from the same facts, and offered, before anything is written.
+    pub fn look(&mut self, part: Part, facts: &Facts, now: Instant) {
+        self.progress.retain(|lane, progress| {
+            if lane.part() != part {
+                return true;
+            }
             progress.unseen.retain(|written| now < progress.believe_watch_at && !written.is_seen(facts));
             progress.under_way || !progress.unseen.is_empty() || progress.failures > 0 || now < progress.not_before
         });
     }
 
-    /// What is due now, in place of what was, with the time of the first change that the last round did not know. A lane where nothing is
-    /// due has nothing to try again either.
-    pub fn offer(&mut self, due: BTreeMap<Lane, Work>, changed_at: Timestamp) {
-        for (lane, progress) in &mut self.progress {
+    /// What is due now of this part, in place of what was, with the time of the first change that the last round did not know. A lane where
+    /// nothing is due has nothing to try again either.
+    pub fn offer(&mut self, part: Part, due: BTreeMap<Lane, Work>, changed_at: Timestamp) {
+        for (lane, progress) in self.progress.iter_mut().filter(|(lane, _)| lane.part() == part) {
             if !due.contains_key(lane) {
                 progress.failures = 0;
             }
         }
-        let since = |lane: &Lane| (lane.clone(), self.due_since.get(lane).copied().unwrap_or(changed_at));
-        self.due_since = due.keys().map(since).collect();
-        self.backlog = due;
+        self.due_since.retain(|lane, _| lane.part() != part || due.contains_key(lane));
+        for lane in due.keys() {
+            self.due_since.entry(lane.clone()).or_insert(changed_at);
+        }
+        self.backlog.retain(|lane, _| lane.part() != part);
+        self.backlog.extend(due);
     }
 
     /// Nothing is due, because we may not write.
@@ -98,15 +105,16 @@ impl Outbox {
         self.due_since.clear();
     }
 
-    /// The next write to make, if one may be made now, and since when it has been due.
-    pub fn next(&mut self, now: Instant) -> Option<(Lane, Work, Timestamp)> {
+    /// The next write to make of a part that is up to date, if one may be made now, and since when it has been due.
+    pub fn next(&mut self, now: Instant, up_to_date: impl Fn(Part) -> bool) -> Option<(Lane, Work, Timestamp)> {
         if self.under_way >= CONCURRENCY {
             return None;
         }
-        let slices_only = self.slices_first_until().is_some_and(|until| now < until);
+        let slices_only = self.slices_first_until(now).is_some();
         let free = |lane: &&Lane| {
-            let in_turn = !slices_only || lane.is_of_slices();
+            let in_turn = !slices_only || lane.part() == Part::Slices;
             in_turn
+                && up_to_date(lane.part())
                 && self.progress.get(lane).is_none_or(|progress| progress.free_at().is_some_and(|at| at <= now))
                 && !lane.beside().and_then(|beside| self.progress.get(&beside)).is_some_and(|beside| beside.under_way)
         };
@@ -118,9 +126,13 @@ impl Outbox {
         progress.under_way = true;
         progress.since = since;
         progress.unseen.clear();
-        progress.not_before = now + if lane.is_of_slices() { Duration::ZERO } else { STATUS_INTERVAL };
+        progress.not_before = now
+            + match lane.part() {
+                Part::Slices => Duration::ZERO,
+                Part::Rest => STATUS_INTERVAL,
+            };
         self.under_way += 1;
-        if lane.is_of_slices() {
+        if lane.part() == Part::Slices {
             if self.slices_under_way == 0 {
                 self.slices_since = Some(now);
             }
@@ -134,7 +146,7 @@ impl Outbox {
     #[must_use]
     pub fn ended(&mut self, lane: &Lane, written: Vec<Written>, ending: Ending, now: Instant) -> bool {
         self.under_way = self.under_way.saturating_sub(1);
-        if lane.is_of_slices() {
+        if lane.part() == Part::Slices {
             self.slices_under_way = self.slices_under_way.saturating_sub(1);
         }
         let more = self.backlog.remove(lane).is_some();
@@ -157,17 +169,20 @@ impl Outbox {
         more
     }
 
-    /// When to look again although nothing has happened. `None`: something that happens will tell.
-    pub fn wake_at(&self, now: Instant) -> Option<Instant> {
+    /// When to work this part out again although nothing has happened. `None`: something that happens will tell.
+    pub fn wake_at(&self, part: Part, now: Instant) -> Option<Instant> {
         if self.under_way >= CONCURRENCY {
             return None;
         }
-        let statuses = self.slices_first_until().filter(|until| now < *until && !self.backlog.is_empty());
-        self.progress.values().filter_map(Progress::free_at).chain(statuses).min()
+        let waits = part == Part::Rest && self.backlog.keys().any(|lane| lane.part() == part);
+        let free = self.progress.iter().filter(|(lane, _)| lane.part() == part).filter_map(|(_, progress)| progress.free_at());
+        free.chain(self.slices_first_until(now).filter(|_| waits)).min()
     }
 
-    fn slices_first_until(&self) -> Option<Instant> {
-        self.slices_since.filter(|_| self.slices_under_way > 0).map(|since| since + SLICES_FIRST)
+    /// Until when slices that are under way go before everything else at most.
+    pub fn slices_first_until(&self, now: Instant) -> Option<Instant> {
+        let until = self.slices_since.filter(|_| self.slices_under_way > 0).map(|since| since + SLICES_FIRST);
+        until.filter(|until| now < *until)
     }
 
     /// Writes under way.

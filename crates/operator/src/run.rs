@@ -1,26 +1,26 @@
 //! `operator run`: one task owns the facts; watches, leadership and ended writes come to it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::DynamicObject;
 use kube::{Api, Client};
 use policy::index::Changed;
-use runtime::health::{self, Readiness, Registry};
+use runtime::calls::Calls;
+use runtime::health::{self, Heartbeat, Readiness, Served};
 use runtime::lease::Candidate;
 use runtime::shutdown::{self, CancellationToken};
 use runtime::watch::{self, Config, Watch, Watches};
 use runtime::{client, logs};
 use tokio::sync::{mpsc, watch as state};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use crate::due::{Lane, due};
+use crate::due::{Of, Part, rest_due, slices_due};
 use crate::events::{Events, Notice, Told, turns};
 use crate::facts::{Facts, Message, RECOUNT, With, limits};
 use crate::metrics::Metrics;
@@ -58,15 +58,17 @@ pub struct RunArgs {
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     logs::start(args.log_format, &args.log).map_err(|error| anyhow!(error))?;
     let shutdown = shutdown::on_signal()?;
-    let client = client::connect().await?;
-    let readiness = Readiness::default();
-    let mut registry = Registry::with_prefix("securitygroups_operator");
+    let mut registry = health::registry("securitygroups_operator", env!("CARGO_PKG_VERSION"));
+    let client = client::connect(&Calls::new(&mut registry)).await?;
+    let (readiness, heartbeat) = (Readiness::default(), Heartbeat::default());
     let metrics = Metrics::new(&mut registry);
     let (watches, messages) = Watches::new(client.clone(), readiness.clone(), &mut registry);
     let configs = Api::namespaced(client.clone(), &args.namespace);
     let open = open(&watches, configs);
     let serving = CancellationToken::new();
-    let (address, server) = health::serve(args.health_address, readiness, registry, serving.clone())
+    let served = Served { readiness, heartbeat: heartbeat.clone(), registry: Arc::new(registry) };
+    let (address, server) = served
+        .serve(args.health_address, serving.clone())
         .await
         .with_context(|| format!("cannot serve health and metrics at {}", args.health_address))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, "operator starts");
@@ -77,7 +79,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (leads, candidate) = candidate.run(client.clone(), candidacy.clone());
 
     let events = Events::new(client.clone(), leads.clone());
-    Operator::new(client, metrics, events).run(messages, leads, shutdown).await;
+    Operator::new(client, metrics, events, heartbeat).run(messages, leads, shutdown).await;
 
     // Only when nothing of ours is under way any more may another write.
     candidacy.cancel();
@@ -114,8 +116,30 @@ fn only(name: &str) -> Config {
     Config::default().fields(&format!("metadata.name={name}"))
 }
 
-/// Writes under way, with the time of their start and what to tell when they have succeeded.
-type Writes = FuturesUnordered<BoxFuture<'static, (Ended, Instant, Vec<Notice>)>>;
+/// Writes under way, with the time of their start and what to tell when they have succeeded. Tasks of their own: they go on while we count.
+type Writes = JoinSet<(Ended, Instant, Vec<Notice>)>;
+
+/// A part of what is due: when to work it out again.
+#[derive(Debug)]
+struct Turn {
+    /// Something may differ from what the last time saw.
+    due: bool,
+    /// Not before.
+    not_before: Instant,
+}
+
+impl Turn {
+    fn new() -> Turn {
+        Turn { due: true, not_before: Instant::now() }
+    }
+
+    /// It has been worked out, since then. However large the cluster is, half of the time is left for taking messages.
+    fn ended(&mut self, started: Instant, interval: Duration) -> Duration {
+        let took = started.elapsed();
+        *self = Turn { due: false, not_before: Instant::now() + took.max(interval) };
+        took
+    }
+}
 
 /// The loop and what it owns.
 struct Operator {
@@ -124,27 +148,27 @@ struct Operator {
     facts: Facts,
     outbox: Outbox,
     events: Events,
+    heartbeat: Heartbeat,
     told: Told,
-    /// Something differs from what the last round saw.
-    dirty: bool,
-    /// When the first of that was seen; none: it is not the facts that differ.
+    slices: Turn,
+    rest: Turn,
+    /// When the first change was seen that slices may have to answer and the last round did not know.
     changed_at: Option<Timestamp>,
-    /// No round before.
-    not_before: Instant,
 }
 
 impl Operator {
-    fn new(client: Client, metrics: Metrics, events: Events) -> Operator {
+    fn new(client: Client, metrics: Metrics, events: Events, heartbeat: Heartbeat) -> Operator {
         Operator {
             client,
             metrics,
             facts: Facts::default(),
             outbox: Outbox::default(),
             events,
+            heartbeat,
             told: Told::default(),
-            dirty: true,
+            slices: Turn::new(),
+            rest: Turn::new(),
             changed_at: None,
-            not_before: Instant::now(),
         }
     }
 
@@ -152,25 +176,31 @@ impl Operator {
         let mut writes = Writes::new();
         let mut recount = interval(RECOUNT);
         recount.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pulse = Heartbeat::pulse();
         loop {
+            self.heartbeat.beat();
             let leading = *leads.borrow_and_update();
             self.metrics.leading(leading);
-            let look_at = if leading { self.work(&mut writes, &leads) } else { self.rest() };
+            let look_at = if leading { self.work(&mut writes, &leads) } else { self.pause() };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 changed = leads.changed() => if changed.is_err() { break },
-                Some((ended, started, notices)) = writes.next() => self.ended(ended, started, notices),
-                _ = recount.tick(), if leading && self.facts.are_complete() => self.dirty |= self.facts.recount() == Changed::Yes,
+                Some(done) = writes.join_next() => match done {
+                    Ok((ended, started, notices)) => self.ended(ended, started, notices),
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                },
+                _ = pulse.tick() => {}
+                _ = recount.tick(), if leading && self.facts.are_complete() => self.rest.due |= self.facts.recount() == Changed::Yes,
                 message = messages.recv() => match message {
                     Some(message) => self.take(message, &mut messages),
                     None => break,
                 },
-                () = until(look_at) => self.dirty = true,
+                () = until(look_at) => self.look_again(),
             }
         }
         // What is under way may end: a write that is cut off may or may not have happened.
-        let rest = async { while writes.next().await.is_some() {} };
+        let rest = async { while writes.join_next().await.is_some() {} };
         if timeout(client::WRITE_TIMEOUT, rest).await.is_err() {
             tracing::warn!("gave up on writes that were under way");
         }
@@ -181,7 +211,10 @@ impl Operator {
         let come_with_it = std::iter::from_fn(|| messages.try_recv().ok()).take(MESSAGES_AT_ONCE);
         for message in std::iter::once(message).chain(come_with_it) {
             if self.facts.apply(message) == Changed::Yes {
-                self.dirty = true;
+                self.look_again();
+            }
+            // Statuses that turn, and slices that we see because we have written them, are no change to answer.
+            if self.facts.publisher().is_behind() {
                 self.changed_at.get_or_insert_with(Timestamp::now);
             }
         }
@@ -193,43 +226,67 @@ impl Operator {
         if !self.facts.are_complete() {
             return None;
         }
-        if self.dirty {
-            if Instant::now() < self.not_before {
-                return Some(self.not_before);
-            }
-            self.round();
+        let now = Instant::now();
+        if self.slices.due && now >= self.slices.not_before {
+            self.publish(now);
         }
-        while let Some((lane, work, since)) = self.outbox.next(Instant::now()) {
-            let (client, leads, started) = (self.client.clone(), leads.clone(), Instant::now());
-            let notices = turns(&self.facts, &lane, &work);
-            writes.push(async move { (write(client, leads, lane, work, since).await, started, notices) }.boxed());
+        self.write(writes, leads);
+        // Packets wait for slices, and statuses take long to work out.
+        let rest_at = self.outbox.slices_first_until(now).map_or(self.rest.not_before, |until| until.max(self.rest.not_before));
+        if self.rest.due && now >= rest_at {
+            self.judge(now);
+            self.write(writes, leads);
         }
         self.metrics.outbox(&self.outbox);
-        self.outbox.wake_at(Instant::now())
+        let at = |turn: &Turn, not_before, part| if turn.due { Some(not_before) } else { self.outbox.wake_at(part, Instant::now()) };
+        let slices_at = at(&self.slices, self.slices.not_before, Part::Slices);
+        slices_at.into_iter().chain(at(&self.rest, rest_at, Part::Rest)).min()
     }
 
-    fn round(&mut self) {
-        let started = Instant::now();
-        let resolution = self.facts.resolution();
-        self.outbox.look(&self.facts, started);
-        let blockers = self.facts.blockers();
-        let now = Timestamp::now();
-        let due = due(&self.facts, &resolution, &blockers, now);
+    /// Starts what may be written now, worked out from all that is known.
+    fn write(&mut self, writes: &mut Writes, leads: &state::Receiver<bool>) {
+        let (slices, rest) = (!self.slices.due, !self.rest.due);
+        let up_to_date = |part| if part == Part::Slices { slices } else { rest };
+        while let Some((lane, work, since)) = self.outbox.next(Instant::now(), up_to_date) {
+            let (client, leads, started) = (self.client.clone(), leads.clone(), Instant::now());
+            let notices = turns(&self.facts, &lane, &work);
+            writes.spawn(async move { (write(client, leads, lane, work, since).await, started, notices) });
+        }
+    }
+
+    /// Works out what slices are due.
+    fn publish(&mut self, started: Instant) {
+        self.facts.follow();
+        self.outbox.look(Part::Slices, &self.facts, started);
+        let due = slices_due(&self.facts);
+        let interval = if due.is_empty() { ROUND_INTERVAL } else { MEMBERS_INTERVAL };
+        self.outbox.offer(Part::Slices, due, self.changed_at.take().unwrap_or_else(Timestamp::now));
+        let took = self.slices.ended(started, interval);
+        self.metrics.round("slices", took);
+    }
+
+    /// Works out what statuses and finalizers are due.
+    fn judge(&mut self, started: Instant) {
+        // A status speaks of the attachment that was read and of whom that one selects.
+        self.facts.follow();
+        self.outbox.look(Part::Rest, &self.facts, started);
+        let (blockers, now) = (self.facts.blockers(), Timestamp::now());
+        let due = rest_due(&self.facts, &blockers, now);
         let news = self.told.news(&self.facts.cluster, &self.facts.said);
         self.tell(news);
-        let members_changed = due.keys().any(Lane::is_of_slices);
-        self.outbox.offer(due, self.changed_at.take().unwrap_or(now));
-        self.dirty = false;
-        let duration = started.elapsed();
-        self.metrics.round(&self.facts, duration);
-        let interval = if members_changed { MEMBERS_INTERVAL } else { ROUND_INTERVAL };
-        // However large the cluster is, half of the time is left for taking messages.
-        self.not_before = Instant::now() + duration.max(interval);
+        self.outbox.offer(Part::Rest, due, now);
+        let took = self.rest.ended(started, ROUND_INTERVAL);
+        self.metrics.round("statuses", took);
+        self.metrics.known(&self.facts);
     }
 
-    fn rest(&mut self) -> Option<Instant> {
+    fn look_again(&mut self) {
+        (self.slices.due, self.rest.due) = (true, true);
+    }
+
+    fn pause(&mut self) -> Option<Instant> {
         self.outbox.clear();
-        self.dirty = true;
+        self.look_again();
         None
     }
 
@@ -244,12 +301,17 @@ impl Operator {
         if ending == Ending::Done {
             self.tell(notices);
         }
+        let Of { kind, namespace, name } = ended.lane.of();
         match (&ended.error, ending) {
-            (None, _) => tracing::debug!(lane = %ended.lane, "written"),
-            (Some(error), Ending::Conflict) => tracing::debug!(lane = %ended.lane, %error, "not as we thought; planning again"),
-            (Some(error), _) => tracing::warn!(lane = %ended.lane, %error, "write failed; trying again"),
+            (None, _) => tracing::debug!(kind, namespace, name, lane = %ended.lane, "written"),
+            (Some(error), Ending::Conflict) => {
+                tracing::debug!(kind, namespace, name, lane = %ended.lane, %error, "not as we thought; planning again");
+            }
+            (Some(error), _) => tracing::warn!(kind, namespace, name, lane = %ended.lane, %error, "write failed; trying again"),
         }
-        self.dirty |= self.outbox.ended(&ended.lane, ended.written, ending, Instant::now());
+        if self.outbox.ended(&ended.lane, ended.written, ending, Instant::now()) {
+            self.look_again();
+        }
     }
 }
 

@@ -15,7 +15,9 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
+use runtime::calls::Calls;
 use runtime::client::{self, Error, in_time};
+use runtime::health::Registry;
 use runtime::logs;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -57,7 +59,7 @@ enum Rules {
 pub async fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
     logs::start(logs::Format::Text, "info").map_err(|error| anyhow::anyhow!(error))?;
     let cluster = Cluster {
-        client: client::connect().await?,
+        client: client::connect(&Calls::new(&mut Registry::default())).await?,
         namespace: args.namespace,
         deadline: Instant::now() + Duration::from_secs(args.timeout),
     };

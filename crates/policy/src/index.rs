@@ -210,6 +210,36 @@ pub enum Key {
     Dns((String, String)),
 }
 
+impl Key {
+    /// What it names.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Key::Pod(_) => Kind::Pod,
+            Key::SecurityGroup(_) => Kind::SecurityGroup,
+            Key::Attachment(_) => Kind::Attachment,
+            Key::PrefixList(_) => Kind::PrefixList,
+            Key::Namespace(_) => Kind::Namespace,
+            Key::MemberSlice(_) => Kind::MemberSlice,
+            Key::Dns(_) => Kind::Dns,
+        }
+    }
+}
+
+impl Object {
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Object::Pod(..) => Kind::Pod,
+            Object::SecurityGroup(..) => Kind::SecurityGroup,
+            Object::Attachment(..) => Kind::Attachment,
+            Object::PrefixList(..) => Kind::PrefixList,
+            Object::Namespace(..) => Kind::Namespace,
+            Object::MemberSlice(..) => Kind::MemberSlice,
+            Object::Dns(..) => Kind::Dns,
+        }
+    }
+}
+
 /// Whether the facts differ from before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]

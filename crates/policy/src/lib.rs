@@ -5,8 +5,8 @@
 //!
 //! Invariants
 //! 1. No I/O, no clock, no failure: what cannot be understood is a [`Problem`] and fails closed (S38).
-//! 2. Output depends on the current facts only: not on their order of arrival, nor on what was there before. [`Compiler`] remembers what was
-//!    there before to do less, never to do something else.
+//! 2. Output depends on the current facts only: not on their order of arrival, nor on what was there before. [`Compiler`] and
+//!    [`Publisher`] remember what was there before to do less, never to do something else.
 //!
 //! Not here: how the kernel does it (`ruleset`), who watches and who writes (`runtime`, `agent`, `operator`).
 
@@ -19,6 +19,7 @@ mod parse;
 mod problem;
 pub mod protection;
 mod published;
+mod publisher;
 pub mod quota;
 pub mod resolve;
 pub mod slices;
@@ -32,5 +33,6 @@ pub use index::Cluster;
 pub use parse::{DUPLICATE, DUPLICATE_ENTRIES};
 pub use problem::{AttachmentRef, ObjectRef, Problem};
 pub use published::{MemberSlices, Published};
-pub use resolve::{Membership, Resolution, missing_default_group, missing_groups, resolve};
+pub use publisher::{Publisher, Reach};
+pub use resolve::{Membership, Resolution, Resolver, missing_default_group, missing_groups, resolve};
 pub use verdict::verdict;

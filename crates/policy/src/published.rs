@@ -1,7 +1,7 @@
 //! Member slices, and what they say together: who is in which group, as the operator has published it.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use imbl::OrdSet;
@@ -19,7 +19,8 @@ pub struct MemberSlices {
 /// What the slices of one group say together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Published {
-    slices: usize,
+    /// Their names.
+    names: BTreeSet<String>,
     heads: usize,
     addresses: OrdSet<IpAddr>,
     /// How often more than once an address is listed, where it is.
@@ -37,8 +38,8 @@ impl Published {
         &self.addresses
     }
 
-    fn add(&mut self, slice: &MemberSlice) {
-        self.slices += 1;
+    fn add(&mut self, name: &str, slice: &MemberSlice) {
+        self.names.insert(name.to_string());
         self.heads += usize::from(slice.head);
         for &address in &slice.addresses {
             if self.addresses.contains(&address) {
@@ -49,8 +50,8 @@ impl Published {
         }
     }
 
+    /// What a slice said.
     fn withdraw(&mut self, slice: &MemberSlice) {
-        self.slices -= 1;
         self.heads -= usize::from(slice.head);
         for &address in &slice.addresses {
             match self.again.entry(address) {
@@ -66,11 +67,11 @@ impl MemberSlices {
     /// Takes a slice that is new or has changed; the one that had its name before.
     pub fn insert(&mut self, key: (String, String), slice: MemberSlice) -> Option<MemberSlice> {
         // First the new one: what both list is not touched.
-        self.groups.entry(key.0.clone()).or_default().entry(slice.group_id.clone()).or_default().add(&slice);
-        let namespace = key.0.clone();
-        let old = self.slices.insert(key, slice);
+        self.groups.entry(key.0.clone()).or_default().entry(slice.group_id.clone()).or_default().add(&key.1, &slice);
+        let same_group = self.slices.get(&key).is_some_and(|old| old.group_id == slice.group_id);
+        let old = self.slices.insert(key.clone(), slice);
         if let Some(old) = &old {
-            self.withdraw(&namespace, old);
+            self.withdraw(&key, old, same_group);
         }
         old
     }
@@ -78,15 +79,18 @@ impl MemberSlices {
     /// Forgets a slice that is gone.
     pub fn remove(&mut self, key: &(String, String)) -> Option<MemberSlice> {
         let old = self.slices.remove(key)?;
-        self.withdraw(&key.0, &old);
+        self.withdraw(key, &old, false);
         Some(old)
     }
 
-    fn withdraw(&mut self, namespace: &str, slice: &MemberSlice) {
+    fn withdraw(&mut self, (namespace, name): &(String, String), slice: &MemberSlice, stays: bool) {
         let Some(groups) = self.groups.get_mut(namespace) else { return };
         if let Some(group) = groups.get_mut(&slice.group_id) {
             group.withdraw(slice);
-            if group.slices == 0 {
+            if !stays {
+                group.names.remove(name);
+            }
+            if group.names.is_empty() {
                 groups.remove(&slice.group_id);
             }
         }
@@ -114,6 +118,17 @@ impl MemberSlices {
     /// What is said of the group of this namespace and id.
     pub fn of(&self, namespace: &str, id: &str) -> Option<&Published> {
         self.groups.get(namespace)?.get(id)
+    }
+
+    /// The groups that a slice speaks of, by namespace and id.
+    pub fn groups(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.groups.iter().flat_map(|(namespace, groups)| groups.keys().map(move |id| (namespace.as_str(), id.as_str())))
+    }
+
+    /// The slices of the group of this namespace and id, by name.
+    pub fn slices_of(&self, namespace: &str, id: &str) -> impl Iterator<Item = (&(String, String), &MemberSlice)> {
+        let names = self.of(namespace, id).into_iter().flat_map(|group| &group.names);
+        names.filter_map(move |name| self.slices.get_key_value(&(namespace.to_string(), name.clone())))
     }
 
     /// All of them, by namespace and name.

@@ -50,40 +50,141 @@ impl Resolution {
 /// From facts to memberships. What has no pod costs nothing, however much there is of it. What is missing, [`missing_groups`] and
 /// [`missing_default_group`] say.
 pub fn resolve(cluster: &Cluster) -> Resolution {
-    let mut resolution = Resolution::default();
-    let owners = owners(cluster);
-    let mut attachments = Attachments::default();
-    for (name, pod) in cluster.pods.iter().filter(|(_, pod)| !pod.finished) {
-        if attachments.namespace != name.namespace {
-            attachments = Attachments::of(cluster, &name.namespace);
-        }
-        let selecting = attachments.selecting(pod);
-        if pod.host_network {
-            for attachment in selecting {
-                resolution.skipped.entry(attachment.clone()).or_default().insert(name.clone());
-            }
-            continue;
-        }
-        let mut groups: BTreeSet<GroupRef> =
-            selecting.iter().filter_map(|a| cluster.attachments.get(a)).flat_map(|a| a.groups.iter().cloned()).collect();
-        if selecting.is_empty() {
-            let Some(default) = default_group(cluster, name) else { continue };
-            groups.insert(default);
-        }
-        let addresses: BTreeSet<IpAddr> = pod.addresses.iter().filter(|address| owners.get(address) == Some(&name)).copied().collect();
-        if addresses.is_empty() {
-            continue;
-        }
-        let (groups, missing): (BTreeSet<_>, BTreeSet<_>) = groups.into_iter().partition(|group| cluster.groups.contains_key(group));
-        for group in &groups {
-            resolution.members.entry(group.clone()).or_default().insert(name.clone());
-        }
-        for attachment in selecting {
-            resolution.attached.entry(attachment.clone()).or_default().insert(name.clone());
-        }
-        resolution.endpoints.insert(name.clone(), Membership { node: pod.node.clone(), addresses, groups, missing });
+    let mut resolver = Resolver::default();
+    resolver.follow(cluster, cluster.pods.keys().cloned().collect());
+    resolver.resolution
+}
+
+/// Resolves again and again, each time at the cost of the pods that may have moved: the same as [`resolve`].
+#[derive(Clone, Debug, Default)]
+pub struct Resolver {
+    resolution: Resolution,
+    /// The addresses that each pod claims.
+    claims: BTreeMap<PodRef, BTreeSet<IpAddr>>,
+    claimants: BTreeMap<IpAddr, BTreeSet<PodRef>>,
+    /// The attachments that select each pod.
+    selected: BTreeMap<PodRef, BTreeSet<AttachmentRef>>,
+}
+
+impl Resolver {
+    /// Who is in which group, by the facts that were followed last.
+    pub fn resolution(&self) -> &Resolution {
+        &self.resolution
     }
-    resolution
+
+    /// Takes the facts of these pods as they are now: all that have come, changed or gone, or whose groups, attachments or default group
+    /// have. The groups whose members differ from before.
+    pub fn follow(&mut self, cluster: &Cluster, mut pods: BTreeSet<PodRef>) -> BTreeSet<GroupRef> {
+        let moved: Vec<_> = pods.iter().flat_map(|pod| self.claim(cluster, pod)).collect();
+        // An address that is claimed, or no longer, may have another owner now.
+        pods.extend(moved.iter().filter_map(|address| self.claimants.get(address)).flatten().cloned());
+        let mut touched = BTreeSet::new();
+        let mut attachments = Attachments::default();
+        for name in &pods {
+            if attachments.namespace != name.namespace {
+                attachments = Attachments::of(cluster, &name.namespace);
+            }
+            let pod = cluster.pods.get(name).filter(|pod| !pod.finished);
+            let selected = pod.map(|pod| attachments.selecting(pod)).unwrap_or_default();
+            let endpoint = pod.filter(|pod| !pod.host_network).and_then(|pod| self.endpoint(cluster, name, pod, &selected));
+            self.place(name.clone(), selected, endpoint, pod.is_some_and(|pod| pod.host_network), &mut touched);
+        }
+        touched
+    }
+
+    /// Notes what a pod claims now; the addresses that it has begun or ceased to claim, or claims as another pod than before.
+    fn claim(&mut self, cluster: &Cluster, name: &PodRef) -> BTreeSet<IpAddr> {
+        let pod = cluster.pods.get(name).filter(|pod| !pod.finished && !pod.host_network);
+        let now = pod.map(|pod| pod.addresses.clone()).unwrap_or_default();
+        let before = self.claims.remove(name).unwrap_or_default();
+        for address in before.difference(&now) {
+            if let Some(claimants) = self.claimants.get_mut(address) {
+                claimants.remove(name);
+                if claimants.is_empty() {
+                    self.claimants.remove(address);
+                }
+            }
+        }
+        for address in now.difference(&before) {
+            self.claimants.entry(*address).or_default().insert(name.clone());
+        }
+        let either = &before | &now;
+        if !now.is_empty() {
+            self.claims.insert(name.clone(), now);
+        }
+        either
+    }
+
+    /// S8: the newest pod that is not finished owns an address; among pods of one second, the one with the greater UID.
+    fn owns(&self, cluster: &Cluster, name: &PodRef, address: &IpAddr) -> bool {
+        let claimants = self.claimants.get(address).into_iter().flatten();
+        let rank = |name| cluster.pods.get(name).map(|pod: &Pod| (pod.created, pod.uid.as_str(), name));
+        claimants.filter_map(rank).max().is_some_and(|(_, _, owner)| owner == name)
+    }
+
+    fn endpoint(&self, cluster: &Cluster, name: &PodRef, pod: &Pod, selected: &BTreeSet<AttachmentRef>) -> Option<Membership> {
+        let mut groups: BTreeSet<GroupRef> =
+            selected.iter().filter_map(|a| cluster.attachments.get(a)).flat_map(|a| a.groups.iter().cloned()).collect();
+        if selected.is_empty() {
+            groups.insert(default_group(cluster, name)?);
+        }
+        let addresses: BTreeSet<IpAddr> = pod.addresses.iter().filter(|address| self.owns(cluster, name, address)).copied().collect();
+        if addresses.is_empty() {
+            return None;
+        }
+        let (groups, missing) = groups.into_iter().partition(|group| cluster.groups.contains_key(group));
+        Some(Membership { node: pod.node.clone(), addresses, groups, missing })
+    }
+
+    /// Puts a pod where it belongs, in place of where it was.
+    fn place(
+        &mut self,
+        name: PodRef,
+        selected: BTreeSet<AttachmentRef>,
+        endpoint: Option<Membership>,
+        host_network: bool,
+        touched: &mut BTreeSet<GroupRef>,
+    ) {
+        let Resolution { endpoints, members, attached, skipped } = &mut self.resolution;
+        let before = endpoints.get(&name);
+        if before != endpoint.as_ref() {
+            for group in before.iter().flat_map(|before| &before.groups) {
+                take_out(members, group, &name);
+                touched.insert(group.clone());
+            }
+            for group in endpoint.iter().flat_map(|endpoint| &endpoint.groups) {
+                members.entry(group.clone()).or_default().insert(name.clone());
+                touched.insert(group.clone());
+            }
+        }
+        for attachment in self.selected.get(&name).into_iter().flatten() {
+            take_out(attached, attachment, &name);
+            take_out(skipped, attachment, &name);
+        }
+        let list = if host_network { Some(skipped) } else { endpoint.is_some().then_some(attached) };
+        if let Some(list) = list {
+            for attachment in &selected {
+                list.entry(attachment.clone()).or_default().insert(name.clone());
+            }
+        }
+        match endpoint {
+            Some(endpoint) => drop(endpoints.insert(name.clone(), endpoint)),
+            None => drop(endpoints.remove(&name)),
+        }
+        match selected.is_empty() {
+            true => drop(self.selected.remove(&name)),
+            false => drop(self.selected.insert(name, selected)),
+        }
+    }
+}
+
+fn take_out<K: Ord>(lists: &mut BTreeMap<K, BTreeSet<PodRef>>, of: &K, name: &PodRef) {
+    if let Some(list) = lists.get_mut(of) {
+        list.remove(name);
+        if list.is_empty() {
+            lists.remove(of);
+        }
+    }
 }
 
 /// The attachments of one namespace, so that a pod is not compared with all of them.
@@ -107,10 +208,10 @@ impl<'a> Attachments<'a> {
         all
     }
 
-    fn selecting(&self, pod: &Pod) -> Vec<&'a AttachmentRef> {
+    fn selecting(&self, pod: &Pod) -> BTreeSet<AttachmentRef> {
         let labelled = pod.labels.iter().filter_map(|(key, value)| self.by_label.get(&(key.as_str(), value.as_str()))).flatten();
         let all = labelled.chain(&self.others);
-        all.filter(|(_, attachment)| attachment.target.matches(&pod.labels)).map(|(name, _)| *name).collect()
+        all.filter(|(_, attachment)| attachment.target.matches(&pod.labels)).map(|(name, _)| (*name).clone()).collect()
     }
 }
 
@@ -118,19 +219,6 @@ impl<'a> Attachments<'a> {
 fn default_group(cluster: &Cluster, pod: &PodRef) -> Option<GroupRef> {
     let name = cluster.namespaces.get(&pod.namespace)?.default_group.clone()?;
     Some(GroupRef { namespace: pod.namespace.clone(), name })
-}
-
-/// S8: the newest pod that is not finished owns an address; among pods of one second, the one with the greater UID.
-fn owners(cluster: &Cluster) -> BTreeMap<IpAddr, &PodRef> {
-    let mut owners = BTreeMap::new();
-    for (name, pod) in cluster.pods.iter().filter(|(_, pod)| !pod.finished && !pod.host_network) {
-        for &address in &pod.addresses {
-            let rank = (pod.created, pod.uid.as_str(), name);
-            let owner = owners.entry(address).or_insert(rank);
-            *owner = rank.max(*owner);
-        }
-    }
-    owners.into_iter().map(|(address, (_, _, name))| (address, name)).collect()
 }
 
 /// A problem for each group that an attachment names and that does not exist.

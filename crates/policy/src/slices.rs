@@ -76,31 +76,44 @@ impl SliceOp {
     }
 }
 
+/// A group by namespace and id: a group of the same name made later is another.
+pub type SliceGroup = (String, String);
+
 /// The writes that lead from the slices of `cluster` to the membership of `resolution`. None when they agree.
 pub fn plan(cluster: &Cluster, resolution: &Resolution) -> Vec<SliceOp> {
     let named = named_groups(cluster);
-    let mut existing: BTreeMap<(&str, &str), Vec<(&SliceKey, &MemberSlice)>> = BTreeMap::new();
-    for (key, slice) in cluster.slices.all() {
-        existing.entry((&key.0, &slice.group_id)).or_default().push((key, slice));
+    let groups: BTreeSet<SliceGroup> = named.keys().cloned().chain(published_groups(cluster)).collect();
+    groups.iter().flat_map(|group| plan_of(cluster, resolution, &named, group)).collect()
+}
+
+/// The groups that have slices.
+pub(crate) fn published_groups(cluster: &Cluster) -> impl Iterator<Item = SliceGroup> {
+    cluster.slices.groups().map(|(namespace, id)| (namespace.to_string(), id.to_string()))
+}
+
+/// The writes of one group, whether it is named or not.
+pub(crate) fn plan_of(
+    cluster: &Cluster,
+    resolution: &Resolution,
+    named: &BTreeMap<SliceGroup, GroupRef>,
+    (namespace, id): &SliceGroup,
+) -> Vec<SliceOp> {
+    let mut slices: Vec<_> = cluster.slices.slices_of(namespace, id).collect();
+    let facts = |group| cluster.groups.get_key_value(group);
+    if let Some((group, facts)) = named.get(&(namespace.clone(), id.clone())).and_then(facts) {
+        let mut names = Names { cluster, taken: BTreeSet::new() };
+        return Drawer::open(&slices).rearrange(group, facts, members(resolution, group), &mut names);
     }
-    let mut names = Names { taken: cluster.slices.all().keys().cloned().collect() };
-    let mut ops = Vec::new();
-    for (group, facts) in named {
-        let slices = existing.remove(&(group.namespace.as_str(), facts.id.as_str())).unwrap_or_default();
-        ops.extend(Drawer::open(&slices).rearrange(group, facts, members(resolution, group), &mut names));
-    }
-    // What is left is of groups that are gone or that no rule names. The head goes first: without it nobody takes the rest for the whole.
-    for mut slices in existing.into_values() {
-        slices.sort_by_key(|(_, slice)| !slice.head);
-        ops.extend(slices.into_iter().map(|(key, slice)| SliceOp::Delete { key: key.clone(), group_id: slice.group_id.clone() }));
-    }
-    ops
+    // It is gone, or no rule names it. The head goes first: without it nobody takes the rest for the whole.
+    slices.sort_by_key(|(_, slice)| !slice.head);
+    slices.into_iter().map(|(key, _)| SliceOp::Delete { key: key.clone(), group_id: id.clone() }).collect()
 }
 
 /// The groups that exist and that a rule names, `self` included.
-fn named_groups(cluster: &Cluster) -> BTreeMap<&GroupRef, &SecurityGroup> {
-    let peers = cluster.groups.values().flat_map(|facts| facts.rules.groups());
-    peers.filter_map(|group| cluster.groups.get_key_value(group)).collect()
+pub(crate) fn named_groups(cluster: &Cluster) -> BTreeMap<SliceGroup, GroupRef> {
+    let peers: BTreeSet<&GroupRef> = cluster.groups.values().flat_map(|facts| facts.rules.groups()).collect();
+    let named = peers.into_iter().filter_map(|group| cluster.groups.get_key_value(group));
+    named.map(|(group, facts)| ((group.namespace.clone(), facts.id.clone()), group.clone())).collect()
 }
 
 /// The members' addresses, pod by pod: the addresses of one pod go into one slice, so that its coming and going is one write each.
@@ -149,7 +162,7 @@ impl Drawer {
         drawer
     }
 
-    fn rearrange(mut self, group: &GroupRef, facts: &SecurityGroup, members: Vec<BTreeSet<IpAddr>>, names: &mut Names) -> Vec<SliceOp> {
+    fn rearrange(mut self, group: &GroupRef, facts: &SecurityGroup, members: Vec<BTreeSet<IpAddr>>, names: &mut Names<'_>) -> Vec<SliceOp> {
         let wanted: BTreeSet<IpAddr> = members.iter().flatten().copied().collect();
         let placed = self.keep_only(&wanted);
         let head = self.head.clone().unwrap_or_else(|| names.fresh(group, &facts.id));
@@ -212,16 +225,18 @@ impl Drawer {
 }
 
 /// Names that no slice has: `<group>-<5 characters>`, the same for the same facts.
-struct Names {
+struct Names<'a> {
+    cluster: &'a Cluster,
+    /// Those that were given out.
     taken: BTreeSet<SliceKey>,
 }
 
-impl Names {
+impl Names<'_> {
     fn fresh(&mut self, group: &GroupRef, group_id: &str) -> SliceKey {
         let mut key = (group.namespace.clone(), String::new());
         for n in 0u64.. {
             key.1 = format!("{}-{}", group.name, suffix(group_id, n));
-            if self.taken.insert(key.clone()) {
+            if !self.cluster.slices.all().contains_key(&key) && self.taken.insert(key.clone()) {
                 break;
             }
         }

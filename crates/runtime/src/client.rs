@@ -3,8 +3,11 @@
 use std::future::Future;
 use std::time::Duration;
 
+use kube::client::ClientBuilder;
 use kube::{Client, Config};
 use thiserror::Error;
+
+use crate::calls::Calls;
 
 /// No write takes longer.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,21 +74,26 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
     line
 }
 
-/// Connects with what the environment offers: a kubeconfig, or the pod's service account. Does not yet talk to the server.
-pub async fn connect() -> Result<Client, Error> {
-    connect_as(None).await
+/// Connects with what the environment offers: a kubeconfig, or the pod's service account. Does not yet talk to the server. Calls are counted.
+pub async fn connect(calls: &Calls) -> Result<Client, Error> {
+    connect_as(None, calls).await
 }
 
 /// The same, to act as another user where that is allowed.
-pub async fn connect_as(user: Option<String>) -> Result<Client, Error> {
+pub async fn connect_as(user: Option<String>, calls: &Calls) -> Result<Client, Error> {
     let mut config = Config::infer().await?;
+    config.auth_info.impersonate = user;
+    of(config, calls)
+}
+
+/// The same with this configuration.
+pub fn of(mut config: Config, calls: &Calls) -> Result<Client, Error> {
     // kube retries every call on 429, 503 and 504 up to 15 times with delays of up to 1000 s: a status would be written long after it
     // was true. Watches have their own backoff, and who writes retries with what is true then.
     config.default_retry = false;
     config.read_timeout = Some(SILENCE);
     config.reset_reader_on_write = true;
-    config.auth_info.impersonate = user;
-    Ok(Client::try_from(config)?)
+    Ok(ClientBuilder::try_from(config)?.with_layer(calls).build())
 }
 
 /// Ends a call after [`WRITE_TIMEOUT`].

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -10,9 +11,11 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::info::Info;
 pub use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 /// What a program still waits for; it is ready when there is nothing. Clones share one list.
@@ -43,29 +46,92 @@ impl Readiness {
     }
 }
 
-#[derive(Clone)]
-struct Served {
-    readiness: Readiness,
-    registry: Arc<Registry>,
+/// Signs of life of a program's main loop; clones share one.
+#[derive(Clone, Debug)]
+pub struct Heartbeat(Arc<Mutex<Instant>>);
+
+impl Default for Heartbeat {
+    /// Alive now.
+    fn default() -> Self {
+        Heartbeat(Arc::new(Mutex::new(Instant::now())))
+    }
 }
 
-/// Binds the address before it returns, so that a port in use is an error at the start, and serves until shutdown.
-pub async fn serve(
-    address: SocketAddr,
-    readiness: Readiness,
-    registry: Registry,
-    shutdown: CancellationToken,
-) -> std::io::Result<(SocketAddr, JoinHandle<std::io::Result<()>>)> {
-    let listener = TcpListener::bind(address).await?;
-    let bound = listener.local_addr()?;
-    let served = Served { readiness, registry: Arc::new(registry) };
-    let router = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(served);
-    let task = tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await });
-    Ok((bound, task))
+impl Heartbeat {
+    /// How often a loop gives one although nothing happens.
+    pub const PULSE: Duration = Duration::from_secs(10);
+    /// A loop that has given none for so long is stuck: the largest table takes the kernel seconds.
+    pub const SILENCE: Duration = Duration::from_secs(60);
+
+    /// The loop goes round.
+    pub fn beat(&self) {
+        *self.last() = Instant::now();
+    }
+
+    /// Ticks for [`Heartbeat::beat`].
+    pub fn pulse() -> Interval {
+        let mut pulse = interval(Heartbeat::PULSE);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        pulse
+    }
+
+    /// How long it has been silent, where that is too long.
+    fn stuck(&self) -> Option<Duration> {
+        Some(self.last().elapsed()).filter(|silence| *silence > Heartbeat::SILENCE)
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The registry of a program: its prefix, and `build_info` with its version.
+pub fn registry(prefix: &str, version: &'static str) -> Registry {
+    let mut registry = Registry::with_prefix(prefix);
+    registry.register("build", "The program's version", Info::new(vec![("version", version)]));
+    registry
+}
+
+/// What is served. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// `/readyz`.
+    pub readiness: Readiness,
+    /// `/healthz`.
+    pub heartbeat: Heartbeat,
+    /// `/metrics`.
+    pub registry: Arc<Registry>,
+}
+
+impl Served {
+    /// Binds the address before it returns, so that a port in use is an error at the start, and serves until shutdown.
+    pub async fn serve(&self, address: SocketAddr, shutdown: CancellationToken) -> std::io::Result<Server> {
+        let health = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
+        self.run(address, health.route("/metrics", get(metrics)), shutdown).await
+    }
+
+    /// The same of `/metrics` alone, for an address that others reach.
+    pub async fn serve_metrics(&self, address: SocketAddr, shutdown: CancellationToken) -> std::io::Result<Server> {
+        self.run(address, Router::new().route("/metrics", get(metrics)), shutdown).await
+    }
+
+    async fn run(&self, address: SocketAddr, router: Router<Served>, shutdown: CancellationToken) -> std::io::Result<Server> {
+        let listener = TcpListener::bind(address).await?;
+        let bound = listener.local_addr()?;
+        let router = router.with_state(self.clone());
+        let task = tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await });
+        Ok((bound, task))
+    }
+}
+
+/// Where it listens, and the task that does.
+pub type Server = (SocketAddr, JoinHandle<std::io::Result<()>>);
+
+async fn healthz(State(served): State<Served>) -> Response {
+    match served.heartbeat.stuck() {
+        None => "ok\n".into_response(),
+        Some(silence) => (StatusCode::SERVICE_UNAVAILABLE, format!("main loop: stuck for {} s\n", silence.as_secs())).into_response(),
+    }
 }
 
 async fn readyz(State(served): State<Served>) -> Response {
@@ -100,27 +166,45 @@ mod tests {
         answer
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_goes_round_no_more_is_not_alive() {
+        let served = Served { readiness: Readiness::default(), heartbeat: Heartbeat::default(), registry: Arc::default() };
+        let ask = || async { healthz(State(served.clone())).await.status().as_u16() };
+        tokio::time::sleep(Heartbeat::SILENCE).await;
+        assert_eq!(ask().await, 200);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(ask().await, 503);
+        served.heartbeat.beat();
+        assert_eq!(ask().await, 200, "it was slow, not stuck");
+    }
+
     #[tokio::test]
     async fn ready_when_nothing_is_waited_for_and_alive_all_the_time() {
         let readiness = Readiness::default();
         readiness.wait("watch of pods", "connection refused");
-        let mut registry = Registry::with_prefix("test");
+        let mut registry = registry("test", "1.2.3");
         let counter = prometheus_client::metrics::counter::Counter::<u64>::default();
         registry.register("things", "Things", counter.clone());
         counter.inc();
         let shutdown = CancellationToken::new();
-        let (address, task) = serve(([127, 0, 0, 1], 0).into(), readiness.clone(), registry, shutdown.clone()).await.unwrap();
+        let served = Served { readiness: readiness.clone(), heartbeat: Heartbeat::default(), registry: Arc::new(registry) };
+        let (address, task) = served.serve(([127, 0, 0, 1], 0).into(), shutdown.clone()).await.unwrap();
 
         let waiting = get(address, "/readyz").await;
         assert!(waiting.starts_with("HTTP/1.1 503 "), "{waiting}");
         assert!(waiting.contains("watch of pods: connection refused"), "{waiting}");
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200 "));
-        assert!(get(address, "/metrics").await.contains("test_things_total 1\n"));
+        let metrics = get(address, "/metrics").await;
+        assert!(metrics.contains("test_things_total 1\n") && metrics.contains("test_build_info{version=\"1.2.3\"} 1\n"), "{metrics}");
 
         readiness.done("watch of pods");
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200 "));
 
-        assert!(serve(address, readiness, Registry::default(), shutdown.clone()).await.is_err(), "a port in use is an error at once");
+        assert!(served.serve(address, shutdown.clone()).await.is_err(), "a port in use is an error at once");
+
+        let (open, _) = served.serve_metrics(([127, 0, 0, 1], 0).into(), shutdown.clone()).await.unwrap();
+        assert!(get(open, "/metrics").await.contains("test_things_total 1\n"));
+        assert!(get(open, "/readyz").await.starts_with("HTTP/1.1 404 "), "metrics alone");
         shutdown.cancel();
         task.await.unwrap().unwrap();
     }

@@ -10,6 +10,7 @@
 //!
 //! Not here: what facts mean (`policy`), and what is written when (`agent`, `operator`).
 
+pub mod calls;
 pub mod client;
 pub mod condition;
 pub mod health;

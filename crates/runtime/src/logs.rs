@@ -3,7 +3,8 @@
 use std::io::IsTerminal;
 use std::str::FromStr;
 
-use tracing_subscriber::EnvFilter;
+pub use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// What is logged unless told otherwise. kube logs every failed call as an error; whoever made the call says so in better words.
 pub const DEFAULT_FILTER: &str = "info,kube_client::client::builder=off";
@@ -37,10 +38,18 @@ pub fn start(format: Format, filter: &str) -> Result<(), String> {
         _ => filter.to_string(),
     };
     let filter = EnvFilter::try_new(&filter).map_err(|error| format!("log filter `{filter}`: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match format {
-        Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
-    };
-    started.map_err(|error| error.to_string())
+    let ansi = std::io::stderr().is_terminal();
+    tracing::subscriber::set_global_default(subscriber(format, filter, ansi, std::io::stderr)).map_err(|error| error.to_string())
+}
+
+/// What makes lines of events.
+pub fn subscriber<W>(format: Format, filter: EnvFilter, ansi: bool, writer: W) -> Box<dyn tracing::Subscriber + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    match format {
+        Format::Text => Box::new(builder.with_ansi(ansi).finish()),
+        Format::Json => Box::new(builder.json().flatten_event(true).finish()),
+    }
 }

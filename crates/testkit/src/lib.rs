@@ -11,6 +11,7 @@ mod draft;
 mod generate;
 pub mod history;
 pub mod manifest;
+pub mod metrics;
 mod program;
 mod scenario;
 pub mod steps;

@@ -26,9 +26,16 @@ fn after(start: Instant, milliseconds: u64) -> Instant {
     start + Duration::from_millis(milliseconds)
 }
 
+/// Both parts at once.
+fn offer(outbox: &mut Outbox, due: BTreeMap<Lane, Work>, changed_at: Timestamp) {
+    let (slices, rest) = due.into_iter().partition(|(lane, _)| lane.part() == Part::Slices);
+    outbox.offer(Part::Slices, slices, changed_at);
+    outbox.offer(Part::Rest, rest, changed_at);
+}
+
 /// All lanes that may start now.
 fn started(outbox: &mut Outbox, now: Instant) -> Vec<Lane> {
-    std::iter::from_fn(|| outbox.next(now).map(|(lane, ..)| lane)).collect()
+    std::iter::from_fn(|| outbox.next(now, |_| true).map(|(lane, ..)| lane)).collect()
 }
 
 fn a_written_status(members: i64) -> Written {
@@ -55,9 +62,9 @@ fn facts(members: i64) -> Facts {
 #[test]
 fn slices_go_first_and_statuses_wait_for_them_a_little() {
     let (mut outbox, now) = (Outbox::default(), Instant::now());
-    outbox.offer([group("web"), attachment("web"), slices("sg-1")].into(), Timestamp::UNIX_EPOCH);
+    offer(&mut outbox, [group("web"), attachment("web"), slices("sg-1")].into(), Timestamp::UNIX_EPOCH);
     assert_eq!(started(&mut outbox, now), [slices("sg-1").0]);
-    assert_eq!(outbox.wake_at(now), Some(after(now, 50)));
+    assert_eq!(outbox.wake_at(Part::Rest, now), Some(after(now, 50)));
     assert_eq!(started(&mut outbox, after(now, 49)), []);
     assert!(!outbox.ended(&slices("sg-1").0, Vec::new(), Ending::Done, after(now, 49)));
     assert_eq!(started(&mut outbox, after(now, 49)), [group("web").0, attachment("web").0]);
@@ -66,35 +73,35 @@ fn slices_go_first_and_statuses_wait_for_them_a_little() {
 #[test]
 fn statuses_do_not_wait_for_slices_for_ever() {
     let (mut outbox, now) = (Outbox::default(), Instant::now());
-    outbox.offer([slices("sg-1"), slices("sg-2"), group("web")].into(), Timestamp::UNIX_EPOCH);
+    offer(&mut outbox, [slices("sg-1"), slices("sg-2"), group("web")].into(), Timestamp::UNIX_EPOCH);
     assert_eq!(started(&mut outbox, now).len(), 2);
     assert!(!outbox.ended(&slices("sg-1").0, Vec::new(), Ending::Done, after(now, 40)));
-    outbox.offer([slices("sg-1"), group("web")].into(), Timestamp::UNIX_EPOCH);
+    offer(&mut outbox, [slices("sg-1"), group("web")].into(), Timestamp::UNIX_EPOCH);
     assert_eq!(started(&mut outbox, after(now, 40)), [slices("sg-1").0], "there is still one under way");
     assert_eq!(started(&mut outbox, after(now, 50)), [group("web").0]);
-    assert_eq!(outbox.wake_at(after(now, 51)), None, "no busy waiting while slices are under way");
+    assert_eq!(outbox.wake_at(Part::Rest, after(now, 51)), None, "no busy waiting while slices are under way");
 }
 
 #[test]
 fn a_lane_has_one_write_at_a_time_and_what_was_due_meanwhile_is_worked_out_anew() {
     let (mut outbox, now) = (Outbox::default(), Instant::now());
-    outbox.offer([slices("sg-1")].into(), Timestamp::UNIX_EPOCH);
+    offer(&mut outbox, [slices("sg-1")].into(), Timestamp::UNIX_EPOCH);
     assert_eq!(started(&mut outbox, now).len(), 1);
-    outbox.offer([slices("sg-1")].into(), Timestamp::UNIX_EPOCH);
+    offer(&mut outbox, [slices("sg-1")].into(), Timestamp::UNIX_EPOCH);
     assert_eq!(started(&mut outbox, now), []);
     assert!(outbox.ended(&slices("sg-1").0, Vec::new(), Ending::Done, now), "another round is needed");
     assert_eq!(started(&mut outbox, now), [], "not what was worked out before the write");
-    outbox.offer([slices("sg-1")].into(), Timestamp::UNIX_EPOCH);
+    offer(&mut outbox, [slices("sg-1")].into(), Timestamp::UNIX_EPOCH);
     assert_eq!(started(&mut outbox, now).len(), 1);
 }
 
 #[test]
 fn no_more_than_so_many_at_a_time() {
     let (mut outbox, now) = (Outbox::default(), Instant::now());
-    outbox.offer((0..100).map(|n| group(&format!("g{n}"))).collect(), Timestamp::UNIX_EPOCH);
+    offer(&mut outbox, (0..100).map(|n| group(&format!("g{n}"))).collect(), Timestamp::UNIX_EPOCH);
     assert_eq!(started(&mut outbox, now).len(), CONCURRENCY);
     assert_eq!((outbox.under_way(), outbox.waiting()), (CONCURRENCY, 100 - CONCURRENCY));
-    assert_eq!(outbox.wake_at(now), None);
+    assert_eq!(outbox.wake_at(Part::Rest, now), None);
     assert!(!outbox.ended(&group("g0").0, Vec::new(), Ending::Done, now));
     assert_eq!(started(&mut outbox, now).len(), 1);
 }
@@ -102,25 +109,25 @@ fn no_more_than_so_many_at_a_time() {
 #[test]
 fn a_lane_waits_until_the_watch_has_shown_its_write() {
     let (mut outbox, now) = (Outbox::default(), Instant::now());
-    outbox.offer([group("web")].into(), Timestamp::UNIX_EPOCH);
+    offer(&mut outbox, [group("web")].into(), Timestamp::UNIX_EPOCH);
     assert_eq!(started(&mut outbox, now).len(), 1);
     assert!(!outbox.ended(&group("web").0, vec![a_written_status(2)], Ending::Done, now));
-    outbox.look(&facts(1), after(now, 300));
-    outbox.offer([group("web")].into(), Timestamp::UNIX_EPOCH);
+    outbox.look(Part::Rest, &facts(1), after(now, 300));
+    offer(&mut outbox, [group("web")].into(), Timestamp::UNIX_EPOCH);
     assert_eq!(started(&mut outbox, after(now, 300)), [], "the watch shows what was before");
-    outbox.look(&facts(2), after(now, 400));
+    outbox.look(Part::Rest, &facts(2), after(now, 400));
     assert_eq!(started(&mut outbox, after(now, 400)).len(), 1);
 }
 
 #[test]
 fn a_watch_that_never_shows_it_is_believed_after_two_seconds() {
     let (mut outbox, now) = (Outbox::default(), Instant::now());
-    outbox.offer([group("web")].into(), Timestamp::UNIX_EPOCH);
+    offer(&mut outbox, [group("web")].into(), Timestamp::UNIX_EPOCH);
     assert_eq!(started(&mut outbox, now).len(), 1);
     assert!(!outbox.ended(&group("web").0, vec![a_written_status(2)], Ending::Done, now));
-    assert_eq!(outbox.wake_at(now), Some(now + UNSEEN));
-    outbox.look(&facts(1), now + UNSEEN);
-    outbox.offer([group("web")].into(), Timestamp::UNIX_EPOCH);
+    assert_eq!(outbox.wake_at(Part::Rest, now), Some(now + UNSEEN));
+    outbox.look(Part::Rest, &facts(1), now + UNSEEN);
+    offer(&mut outbox, [group("web")].into(), Timestamp::UNIX_EPOCH);
     assert_eq!(started(&mut outbox, now + UNSEEN).len(), 1);
 }
 
@@ -141,11 +148,11 @@ fn failures_are_tried_again_less_and_less_often_up_to_ten_seconds() {
     let (mut outbox, mut now) = (Outbox::default(), Instant::now());
     let mut pauses = Vec::new();
     for _ in 0..10 {
-        outbox.look(&Facts::default(), now);
-        outbox.offer([slices("sg-1")].into(), Timestamp::UNIX_EPOCH);
+        outbox.look(Part::Slices, &Facts::default(), now);
+        offer(&mut outbox, [slices("sg-1")].into(), Timestamp::UNIX_EPOCH);
         assert_eq!(started(&mut outbox, now).len(), 1);
         assert!(!outbox.ended(&slices("sg-1").0, Vec::new(), Ending::Failed, now));
-        let again = outbox.wake_at(now).expect("it tries again");
+        let again = outbox.wake_at(Part::Slices, now).expect("it tries again");
         pauses.push((again - now).as_millis());
         now = again;
     }
@@ -155,41 +162,41 @@ fn failures_are_tried_again_less_and_less_often_up_to_ten_seconds() {
 #[test]
 fn nothing_is_remembered_of_a_failure_that_is_no_longer_due() {
     let (mut outbox, now) = (Outbox::default(), Instant::now());
-    outbox.offer([slices("sg-1")].into(), Timestamp::UNIX_EPOCH);
+    offer(&mut outbox, [slices("sg-1")].into(), Timestamp::UNIX_EPOCH);
     assert_eq!(started(&mut outbox, now).len(), 1);
     assert!(!outbox.ended(&slices("sg-1").0, Vec::new(), Ending::Failed, now));
-    outbox.offer(BTreeMap::new(), Timestamp::UNIX_EPOCH);
-    outbox.look(&Facts::default(), after(now, 1000));
-    assert_eq!(outbox.wake_at(after(now, 1000)), None);
+    offer(&mut outbox, BTreeMap::new(), Timestamp::UNIX_EPOCH);
+    outbox.look(Part::Slices, &Facts::default(), after(now, 1000));
+    assert_eq!(outbox.wake_at(Part::Slices, after(now, 1000)), None);
     assert!(outbox.progress.is_empty());
 }
 
 #[test]
 fn a_conflict_is_tried_again_soon() {
     let (mut outbox, now) = (Outbox::default(), Instant::now());
-    outbox.offer([slices("sg-1")].into(), Timestamp::UNIX_EPOCH);
+    offer(&mut outbox, [slices("sg-1")].into(), Timestamp::UNIX_EPOCH);
     assert_eq!(started(&mut outbox, now).len(), 1);
     assert!(!outbox.ended(&slices("sg-1").0, Vec::new(), Ending::Conflict, now));
-    assert_eq!(outbox.wake_at(now), Some(after(now, 20)));
+    assert_eq!(outbox.wake_at(Part::Slices, now), Some(after(now, 20)));
 }
 
 #[test]
 fn p35_what_is_due_is_due_since_the_first_change_that_it_answers_until_it_is_written() {
     let (mut outbox, now) = (Outbox::default(), Instant::now());
     let at = |second| Timestamp::from_second(second).unwrap();
-    let since = |outbox: &mut Outbox, now| outbox.next(now).map(|(_, _, since)| since);
-    outbox.offer([slices("sg-1")].into(), at(1));
-    outbox.offer([slices("sg-1")].into(), at(2));
+    let since = |outbox: &mut Outbox, now| outbox.next(now, |_| true).map(|(_, _, since)| since);
+    offer(&mut outbox, [slices("sg-1")].into(), at(1));
+    offer(&mut outbox, [slices("sg-1")].into(), at(2));
     assert_eq!(since(&mut outbox, now), Some(at(1)), "it has waited since then");
-    outbox.offer([slices("sg-1")].into(), at(3));
+    offer(&mut outbox, [slices("sg-1")].into(), at(3));
     assert!(outbox.ended(&slices("sg-1").0, Vec::new(), Ending::Done, now));
-    outbox.offer([slices("sg-1")].into(), at(4));
+    offer(&mut outbox, [slices("sg-1")].into(), at(4));
     assert_eq!(since(&mut outbox, now), Some(at(3)), "what came during a write has waited since it came");
     assert!(!outbox.ended(&slices("sg-1").0, Vec::new(), Ending::Failed, now));
-    outbox.offer([slices("sg-1")].into(), at(5));
+    offer(&mut outbox, [slices("sg-1")].into(), at(5));
     assert_eq!(since(&mut outbox, after(now, 1000)), Some(at(3)), "a failed write has answered nothing");
     assert!(!outbox.ended(&slices("sg-1").0, Vec::new(), Ending::Done, now));
-    outbox.offer(BTreeMap::new(), at(6));
-    outbox.offer([slices("sg-1")].into(), at(7));
+    offer(&mut outbox, BTreeMap::new(), at(6));
+    offer(&mut outbox, [slices("sg-1")].into(), at(7));
     assert_eq!(since(&mut outbox, after(now, 2000)), Some(at(7)));
 }

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use policy::resolve;
+use runtime::health::Registry;
 use tokio::time::sleep;
 
 use super::*;
@@ -9,6 +10,7 @@ use crate::fake::{FakeApi, Seen};
 use crate::outbox::STATUS_INTERVAL;
 
 mod notices;
+mod observed;
 mod packets;
 mod protection;
 
@@ -33,7 +35,7 @@ fn start_before_lists(api: &FakeApi, leading: bool) -> Running {
     let shutdown = CancellationToken::new();
     let client = api.client();
     let events = Events::new(client.clone(), leading.clone());
-    let operator = Operator::new(client, Metrics::new(&mut Registry::default()), events);
+    let operator = Operator::new(client, Metrics::new(&mut Registry::default()), events, Heartbeat::default());
     let task = tokio::spawn(operator.run(receiver, leading, shutdown.clone()));
     Running { leads, messages, shutdown, task }
 }
@@ -82,6 +84,29 @@ async fn nothing_is_written_before_every_watch_has_listed() {
         running.shutdown.cancel();
         running.task.await.expect("it ends");
     }
+}
+
+/// When the operator says that it saw what made it write the last slice.
+fn changed_at(requests: &[Seen]) -> Timestamp {
+    let last = of(requests, "memberslices").pop().expect("a slice is written");
+    last.body["metadata"]["annotations"][api::ANNOTATION_CHANGED_AT].as_str().and_then(|text| text.parse().ok()).expect("a time")
+}
+
+/// Between a change and the slices that answer it there may be the echo of slices and statuses that we have written.
+#[tokio::test(start_paused = true)]
+async fn the_clock_of_a_slice_starts_with_the_change_and_not_with_an_echo_before_it() {
+    let api = shop(0..3);
+    let _running = start(&api).await;
+    sleep(Duration::from_secs(2)).await;
+    api.pod(3, "web");
+    // The echo is there after 4 ms, and the next round is 20 ms after the last one.
+    sleep(Duration::from_millis(10)).await;
+    assert!(!of(&api.requests(), "memberslices").is_empty());
+    std::thread::sleep(Duration::from_millis(5));
+    let before = Timestamp::now();
+    api.pod(4, "web");
+    sleep(Duration::from_secs(1)).await;
+    assert!(changed_at(&api.requests()).as_microsecond() >= before.as_microsecond());
 }
 
 #[tokio::test(start_paused = true)]

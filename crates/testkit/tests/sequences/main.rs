@@ -2,6 +2,7 @@
 //! kernel is what the present facts ask for, and every step on the way is one that a kernel takes.
 
 mod fields;
+mod publishing;
 mod scenes;
 mod tellings;
 mod together;
