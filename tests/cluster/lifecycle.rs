@@ -35,7 +35,7 @@ fn left(cluster: &Cluster) -> Result<Vec<String>> {
     let kinds = cluster.kubectl(&["api-resources", "--verbs=list", "--output=name"])?;
     let kinds: Vec<&str> = kinds.lines().filter(|kind| !["events", "events.events.k8s.io"].contains(kind)).collect();
     // Namespaces and definitions are kept, as is what users wrote; and what keeps an API server finding ConfigMaps (admission/watched.yaml).
-    let kept = ["namespace/", "customresourcedefinition", "securitygroup.", "attachment.", "prefixlist."];
+    let kept = ["namespace/", "customresourcedefinition", "apiservice.", "securitygroup.", "attachment.", "prefixlist."];
     let watched = "admissionregistration.k8s.io/watched.securitygroups.dev";
     let found = cluster.kubectl(&["get", &kinds.join(","), "--all-namespaces", "--ignore-not-found", "--output=name"])?;
     let is_ours = |name: &&str| {

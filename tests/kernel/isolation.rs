@@ -39,6 +39,10 @@ impl Kernel for Superstitious {
         self.0.commit(&transaction)
     }
 
+    fn settle(&mut self) -> Result<(), Error> {
+        self.0.settle()
+    }
+
     fn refused(error: &Error) -> Vec<usize> {
         Nftables::refused(error)
     }

@@ -73,8 +73,7 @@ const READ_TRIES: u32 = 3;
 enum Held {
     /// What an earlier run left, or a failure: it is found out first, so that only what has to be changed is changed (S41).
     Unread,
-    /// Nothing, another's, or what cannot be read: it is replaced as a whole, in one transaction (S42). Packets under way may be lost then, as
-    /// they are not when it is changed step by step (see `Transaction::phases`).
+    /// Nothing, another's, or what cannot be read: it is replaced as a whole, in one transaction (S42).
     Unknown,
     /// This.
     Table(Ruleset, Fingerprint),
@@ -112,6 +111,10 @@ impl<K: Kernel> Enforcement<K> {
                 let refused = if made_anew || just_read { refused } else { Vec::new() };
                 return Err(Failure { refused, ..self.failure(&error) });
             }
+        }
+        if just_read && let Err(error) = self.kernel.settle() {
+            self.held = Held::Unread;
+            return Err(self.failure(&error));
         }
         if ops > 0 {
             self.last_commit = Some(now());

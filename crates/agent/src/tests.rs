@@ -98,6 +98,8 @@ struct Flaky {
     /// It refuses steps that say this.
     dislikes: String,
     taken: Vec<Transaction>,
+    settled: usize,
+    unsettled: bool,
 }
 
 /// What it says then.
@@ -130,6 +132,14 @@ impl Kernel for Flaky {
         }
         self.inner.commit(transaction).expect("what the loop sends is legal");
         self.taken.push(transaction.clone());
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), Says> {
+        self.settled += 1;
+        if self.unsettled {
+            return Err(Says::NoMemory);
+        }
         Ok(())
     }
 

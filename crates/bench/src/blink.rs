@@ -238,8 +238,7 @@ pub fn run(trial: &Trial) -> Result<Report> {
     Ok(report)
 }
 
-/// All figures. A table that is made anew as a whole is counted by itself: its interval sets (prefix lists, and networks of many rules) are
-/// empty to packets until the kernel has come to the end of the batch where it sorts them only then (Linux 6.18).
+/// All figures. Tables that are made anew as a whole are counted by themselves, too: they are other steps than changes.
 pub fn measure(tell: &mut impl FnMut(Line)) -> Result<()> {
     let trials: [(&str, &'static [Update]); 2] = [
         ("changes, restarts and repairs", Update::CHANGES),

@@ -276,7 +276,7 @@ fn at_full_size(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
         replaced.push(started.elapsed().as_secs_f64());
     }
     used.tell("full replacement", replaced.len(), tell)?;
-    tell(Line::figure("full replacement, one batch, commit alone", median(replaced), "s"));
+    tell(Line::figure("full replacement under a guard, commit alone", median(replaced), "s"));
 
     let used = Used::reset()?;
     let mut edits = Vec::new();

@@ -2,6 +2,7 @@
 //!
 //! Names are numbered instead of hashed. Sets may have more members than kube-router's 65,536.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::IpAddr;
 
@@ -52,6 +53,34 @@ pub fn text(policy: &NodePolicy) -> Text {
     }
     text.rules += TAIL;
     text
+}
+
+/// What leads from one text to another.
+pub struct Steps {
+    /// For `ipset restore`, before the rules.
+    pub before: String,
+    /// For `iptables-restore`: the whole table, where anything in it differs.
+    pub rules: Option<String>,
+    /// For `ipset restore`, once no rule names them any more.
+    pub after: String,
+}
+
+/// Sets element by element, rules as a whole, as kube-router does it.
+pub fn change(from: &Text, to: &Text) -> Steps {
+    let (old, new): (BTreeSet<&str>, BTreeSet<&str>) = (from.sets.lines().collect(), to.sets.lines().collect());
+    // Sets are made before they are filled.
+    let mut before: String = to.sets.lines().filter(|line| !old.contains(line)).map(|line| format!("{line}\n")).collect();
+    let mut after = String::new();
+    let destroyed: BTreeSet<&str> = old.difference(&new).filter_map(|line| line.strip_prefix("create ")?.split(' ').next()).collect();
+    for line in old.difference(&new) {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["create", name, ..] => drop(writeln!(after, "destroy {name}")),
+            ["add", name, element, ..] if !destroyed.contains(name) => drop(writeln!(before, "del {name} {element}")),
+            _ => {}
+        }
+    }
+    Steps { before, rules: (from.rules != to.rules).then(|| to.rules.clone()), after }
 }
 
 impl Text {
@@ -143,8 +172,6 @@ fn traffic(rule: &Rule) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use policy::model::Transport;
 
     use super::*;
@@ -169,6 +196,20 @@ mod tests {
             let own = after(&rules, "--match-set ");
             assert!(!own.is_empty() && own.is_subset(&made) && made.iter().all(|name| name.len() <= 31));
         }
+    }
+
+    #[test]
+    fn a_change_is_elements_and_the_whole_of_the_rules() {
+        let text = |sets: &str, rules: &str| Text { sets: sets.into(), rules: rules.into() };
+        let (one, other) = (text("create a x\nadd a 1 t\n", "r"), text("create a x\nadd a 2 t\ncreate b x\nadd b 3 t\n", "s"));
+        let there = change(&one, &other);
+        assert_eq!(
+            (there.before.as_str(), there.rules.as_deref(), there.after.as_str()),
+            ("add a 2 t\ncreate b x\nadd b 3 t\ndel a 1\n", Some("s"), "")
+        );
+        let back = change(&other, &one);
+        assert_eq!((back.before.as_str(), back.rules.as_deref(), back.after.as_str()), ("add a 1 t\ndel a 2\n", Some("r"), "destroy b\n"));
+        assert_eq!(change(&one, &one).rules, None);
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Layout {
         Ok(())
     }
 
-    fn load(self, node: &Namespace, policy: &NodePolicy) -> Result<()> {
+    pub(crate) fn load(self, node: &Namespace, policy: &NodePolicy) -> Result<()> {
         let text = match self {
             Layout::Nothing => return Ok(()),
             Layout::Ours => {
@@ -94,8 +94,8 @@ impl Layout {
 }
 
 /// Debian's iptables by default: xtables matches in nftables rules.
-const IPTABLES: &str = "iptables-nft-restore";
-const IPSET: &str = "ipset";
+pub(crate) const IPTABLES: &str = "iptables-nft-restore";
+pub(crate) const IPSET: &str = "ipset";
 
 /// Says which program is missing, and what provides it.
 pub fn check() -> Result<()> {
@@ -110,15 +110,19 @@ fn there(program: &str) -> bool {
     std::env::split_paths(&folders).any(|folder| folder.join(program).exists())
 }
 
-fn clear(node: &Namespace) -> Result<()> {
+pub(crate) fn clear(node: &Namespace) -> Result<()> {
     feed(node, "nft", &["flush", "ruleset"], "")?;
     // Without the program nobody has made a set.
     if !there(IPSET) {
         return Ok(());
     }
-    // The kernel takes rules apart in the background; until then their sets are in use.
+    patiently(|| feed(node, IPSET, &["destroy"], ""))
+}
+
+/// The kernel takes rules apart in the background; until then their sets are in use.
+pub(crate) fn patiently(mut destroy: impl FnMut() -> Result<()>) -> Result<()> {
     let mut patience = 200;
-    while let Err(error) = feed(node, IPSET, &["destroy"], "") {
+    while let Err(error) = destroy() {
         ensure!(patience > 0, error);
         patience -= 1;
         std::thread::sleep(Duration::from_millis(10));
@@ -127,7 +131,7 @@ fn clear(node: &Namespace) -> Result<()> {
 }
 
 /// Runs a program on the node with a text on its standard input.
-fn feed(node: &Namespace, program: &str, arguments: &[&str], text: &str) -> Result<()> {
+pub(crate) fn feed(node: &Namespace, program: &str, arguments: &[&str], text: &str) -> Result<()> {
     let mut command = node.command(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("starting {program}"))?;

@@ -15,6 +15,7 @@ pub mod connections;
 pub mod curves;
 mod kube_router;
 mod layout;
+pub mod layouts;
 pub mod packets;
 mod rival;
 mod road;

@@ -5,7 +5,7 @@
 //! - `packets`: the cost of new UDP flows that meet the worst of 250 rules, with one end or both on the node; of flows where there are many
 //!   groups, many members; TCP connections in a second; what an established one carries. Beside ours: conntrack alone, linear rules of
 //!   nftables, iptables with ipset as kube-router writes them, and three ways that nftables would allow.
-//! - `commits`: what a change costs the agent, up to the kernel's answer.
+//! - `commits`: what a change costs the agent, up to the kernel's answer; and the same changes in other layouts, by the programs that load them.
 //! - `curves`: the cost of a new UDP flow against groups, rules and members, ours beside the naive ways. `crates/bench/curves.svg` is that
 //!   picture; `tests/bench curves --svg crates/bench/curves.svg` draws it anew.
 //!
@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use bench::system::Thoroughness;
 use bench::table::{self, Line};
-use bench::{blink, commits, connections, curves, packets, system};
+use bench::{blink, commits, connections, curves, layouts, packets, system};
 use clap::{Parser, ValueEnum};
 
 /// Groups of figures.
@@ -69,7 +69,10 @@ fn main() -> Result<()> {
                 packets::measure(options.rounds, &mut tell)?;
                 connections::measure(options.rounds, &mut tell)?;
             }
-            Group::Commits => commits::measure(options.rounds, &mut tell)?,
+            Group::Commits => {
+                commits::measure(options.rounds, &mut tell)?;
+                layouts::measure(options.rounds, &mut tell)?;
+            }
             Group::Curves => {
                 let picture = curves::measure(options.rounds, &mut tell)?;
                 if let Some(file) = &options.svg {

@@ -114,6 +114,68 @@ pub fn port_first(policy: &NodePolicy, flags: &str) -> String {
     out + "}\n"
 }
 
+/// What leads from one of these texts to another: elements alone, rules appended, and chains anew where they change otherwise.
+pub fn change(before: &str, after: &str) -> String {
+    let (old, new) = (blocks(before), blocks(after));
+    let (mut less, mut more, mut gone) = (String::new(), String::new(), String::new());
+    for Block { kind, name, body } in &new {
+        let was = old.iter().find(|block| (block.kind, block.name) == (*kind, *name)).map(|block| block.body.as_slice());
+        match was {
+            None => {
+                let _ = writeln!(more, "table inet rival {{\n{}\n}}", body.join("\n"));
+            }
+            Some(was) if was == body => {}
+            Some(was) if *kind == "chain" => {
+                let added = body.strip_suffix(&[" }"]).zip(was.strip_suffix(&[" }"])).and_then(|(body, was)| body.strip_prefix(was));
+                match added {
+                    Some(rules) => more.extend(rules.iter().map(|rule| format!("add rule inet rival {name} {}\n", rule.trim()))),
+                    None => more += &format!("flush chain inet rival {name}\ntable inet rival {{\n{}\n}}\n", body.join("\n")),
+                }
+            }
+            Some(was) => {
+                let (was, is) = (elements(was), elements(body));
+                for element in was.difference(&is) {
+                    let key = element.split(" : ").next().unwrap_or(element);
+                    let _ = writeln!(less, "delete element inet rival {name} {{ {key} }}");
+                }
+                for element in is.difference(&was) {
+                    let _ = writeln!(more, "add element inet rival {name} {{ {element} }}");
+                }
+            }
+        }
+    }
+    for Block { kind, name, .. } in old.iter().filter(|block| !new.iter().any(|new| (new.kind, new.name) == (block.kind, block.name))) {
+        let _ = writeln!(gone, "delete {kind} inet rival {name}");
+    }
+    less + &more + &gone
+}
+
+/// A set, a map or a chain, in the lines that these texts have for it.
+struct Block<'a> {
+    kind: &'a str,
+    name: &'a str,
+    body: Vec<&'a str>,
+}
+
+fn blocks(text: &str) -> Vec<Block<'_>> {
+    let mut blocks: Vec<Block<'_>> = Vec::new();
+    for line in text.lines().filter(|line| line.starts_with(' ')) {
+        let mut words = line.split_whitespace();
+        match (words.next(), words.next()) {
+            (Some(kind @ ("set" | "map" | "chain")), Some(name)) if !line.starts_with("  ") => {
+                blocks.push(Block { kind, name, body: vec![line] })
+            }
+            _ => blocks.last_mut().into_iter().for_each(|block| block.body.push(line)),
+        }
+    }
+    blocks
+}
+
+fn elements<'a>(body: &[&'a str]) -> BTreeSet<&'a str> {
+    let list = body.first().and_then(|line| line.split_once("elements = { ")?.1.split_once(" }")).map_or("", |(list, _)| list);
+    list.split(", ").filter(|element| !element.is_empty()).collect()
+}
+
 /// The rules of a group in one direction.
 pub fn rules(group: &GroupRules, direction: Direction) -> &BTreeSet<Rule> {
     match direction {
@@ -203,6 +265,22 @@ fn peer(peer: &Peer, direction: Direction) -> String {
 mod tests {
     use super::*;
     use crate::workload::Worst;
+
+    #[test]
+    fn a_change_is_what_differs() {
+        let text = |elements: &str, rules: &str, chains: &str| {
+            format!("table inet rival {{\n set s {{ type ipv4_addr; elements = {{ {elements} }}; }}\n chain c {{\n{rules} }}\n{chains}}}\n")
+        };
+        let base = text("10.0.0.1", "  counter accept\n", "");
+        assert_eq!(change(&base, &base), "");
+        let other = text("10.0.0.2", "  counter accept\n  counter drop\n", " chain d {\n  counter drop\n }\n");
+        let there = "delete element inet rival s { 10.0.0.1 }\nadd element inet rival s { 10.0.0.2 }\nadd rule inet rival c counter drop\n\
+                     table inet rival {\n chain d {\n  counter drop\n }\n}\n";
+        assert_eq!(change(&base, &other), there);
+        let back = "delete element inet rival s { 10.0.0.2 }\nadd element inet rival s { 10.0.0.1 }\nflush chain inet rival c\n\
+                    table inet rival {\n chain c {\n  counter accept\n }\n}\ndelete chain inet rival d\n";
+        assert_eq!(change(&other, &base), back);
+    }
 
     #[test]
     fn the_rule_that_is_met_is_the_last_of_those_of_its_pod() {

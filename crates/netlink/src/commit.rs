@@ -15,13 +15,17 @@ use crate::socket::{Socket, Verdict};
 
 /// Applies a transaction as a whole or not at all. One that changes nothing costs no system call.
 pub(crate) fn commit(socket: &mut Socket, owner: Owner, transaction: &Transaction) -> Result<(), Error> {
-    let messages = encode(&table_name(), owner, transaction)?;
+    send(socket, transaction, &encode(&table_name(), owner, transaction)?)
+}
+
+/// Sends messages of a transaction, which need not be all it has, as one batch.
+pub(crate) fn send(socket: &mut Socket, transaction: &Transaction, messages: &[(usize, Message)]) -> Result<(), Error> {
     let Some((_, last)) = messages.last() else { return Ok(()) };
     // Errors are reported unasked. One acknowledgement at the end tells success from silence; more of them would only fill the socket.
     last.acknowledge();
 
     let mut batch = Batch::new();
-    for (_, message) in &messages {
+    for (_, message) in messages {
         batch.add(message, MsgType::Add);
     }
     let batch = batch.finalize();
@@ -33,7 +37,7 @@ pub(crate) fn commit(socket: &mut Socket, owner: Owner, transaction: &Transactio
     socket.send(&pages)?;
     let (verdicts, complete) = socket.verdicts()?;
     debug!(ops = transaction.ops.len(), messages = messages.len(), bytes, answers = verdicts.len(), "batch sent");
-    judge(transaction, &messages, &verdicts, complete)
+    judge(transaction, messages, &verdicts, complete)
 }
 
 /// Whether the kernel would take a transaction on that table; it does not come to be. The kernel takes back a batch that has no end.

@@ -10,10 +10,11 @@
 //! ```
 //!
 //! Invariants
-//! 1. One table, `inet k8s-sg`: no other is read, and no other is written; what the kernel takes is tried in one that never comes
-//!    to be. Of devices, only a bridge's switches that decide whether nftables sees its packets at all; that and which way packets take is
-//!    read (`devices`, `connections`).
-//! 2. A transaction is one batch in one `sendmsg`: all of it or nothing.
+//! 1. One table, `inet k8s-sg`: no other is read, and no other is written, but one beside it while it is made anew as a whole
+//!    (`guard`); what the kernel takes is tried in one that never comes to be. Of devices, only a bridge's switches that decide whether nftables
+//!    sees its packets at all; that and which way packets take is read (`devices`, `connections`).
+//! 2. A transaction is one batch in one `sendmsg`: all of it or nothing. One that makes the table anew is several; what is refused of it
+//!    has changed nothing either.
 //! 3. Whatever the kernel answers is an answer or an [`Error`], never a panic.
 //! 4. `commit` and then `load` gives back the same value.
 //! 5. This is the only crate with `unsafe`; each block names the library rule that makes it sound. Only the modules that touch libnftnl and
@@ -34,6 +35,7 @@ mod encode;
 mod error;
 mod expression;
 mod field;
+mod guard;
 mod load;
 mod message;
 mod object;
@@ -45,7 +47,7 @@ mod socket;
 
 use std::collections::BTreeMap;
 
-use ruleset::{Counter, Kernel, Ruleset, Transaction};
+use ruleset::{Counter, Kernel, Op, Ruleset, Transaction};
 
 pub use changes::Changes;
 pub use connections::Connections;
@@ -92,7 +94,15 @@ impl Kernel for Nftables {
     }
 
     fn commit(&mut self, transaction: &Transaction) -> Result<(), Error> {
-        commit::commit(&mut self.socket, self.owner, transaction)
+        // What only removes the table is one batch like any other.
+        match transaction.ops.as_slice() {
+            [Op::AddTable, Op::DeleteTable, Op::AddTable, ..] => guard::replace(&mut self.socket, self.owner, transaction),
+            _ => commit::commit(&mut self.socket, self.owner, transaction),
+        }
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        guard::settle(&mut self.socket)
     }
 
     fn refused(error: &Error) -> Vec<usize> {

@@ -1,7 +1,7 @@
 //! Our table, as the kernel has it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ fn list<T>(socket: &mut Socket, what: &'static str, kind: i32, body: Body, read:
 
 fn read(socket: &mut Socket, owner: Owner) -> Result<Option<Ruleset>, Error> {
     let plain = |table: &Table| table.number(Table::FLAGS) == owner.flags() && !table.is_set(Table::USERDATA);
-    if our_table(socket, plain)? != Some(true) || has_flowtables(socket)? {
+    if table(socket, &table_name(), plain)? != Some(true) || has_flowtables(socket)? {
         return Ok(None);
     }
     let mut ruleset = Ruleset::default();
@@ -113,11 +113,11 @@ fn ours_only<T>(items: Vec<Item<T>>) -> Option<Vec<T>> {
     items.collect()
 }
 
-/// Whether our table is such a one; none where there is no table.
-pub(crate) fn our_table(socket: &mut Socket, is_such: impl Fn(&Table) -> bool) -> Result<Option<bool>, Error> {
+/// Whether a table is such a one; none where there is none of that name.
+pub(crate) fn table(socket: &mut Socket, name: &CStr, is_such: impl Fn(&Table) -> bool) -> Result<Option<bool>, Error> {
     let tables = list(socket, "tables", libc::NFT_MSG_GETTABLE, Body::Empty, |reply| {
         let table = Table::parse(reply)?;
-        (table.text(Table::NAME)? == table_name()).then(|| is_such(&table))
+        (table.text(Table::NAME)?.as_c_str() == name).then(|| is_such(&table))
     })?;
     Ok(tables.into_iter().flatten().next())
 }

@@ -7,6 +7,7 @@ use std::ffi::CString;
 
 use ruleset::{Op, Transaction};
 
+use crate::encode::table_name;
 use crate::error::Error;
 use crate::object::Table;
 use crate::socket::Socket;
@@ -47,7 +48,7 @@ impl Owner {
     /// Takes over a table that an earlier owner has left. Any other stays as it is, to be replaced as a whole.
     pub(crate) fn adopt(self, socket: &mut Socket) -> Result<(), Error> {
         let left = |table: &Table| table.number(Table::FLAGS) == PERSIST;
-        if self == Owner::Us && load::our_table(socket, left)? == Some(true) {
+        if self == Owner::Us && load::table(socket, &table_name(), left)? == Some(true) {
             commit::commit(socket, self, &make())?;
         }
         Ok(())

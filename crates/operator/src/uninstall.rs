@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use api::{MemberSlice, NodeReport, PrefixList, SecurityGroup};
 use futures::{TryStreamExt, stream};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -69,6 +70,7 @@ pub async fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
     // An agent that saw slices go would close what they allowed, and an operator would write them again.
     cluster.end::<DaemonSet>("agent").await?;
     cluster.end::<Deployment>("operator").await?;
+    cluster.delete::<Lease>("operator").await?;
     let released = cluster.release::<SecurityGroup>().await? + cluster.release::<PrefixList>().await?;
     let slices = cluster.delete_all(|client, slice: &MemberSlice| Api::namespaced(client, &slice.namespace().unwrap_or_default())).await?;
     let reports = cluster.delete_all(|client, _: &NodeReport| Api::all(client)).await?;
@@ -151,13 +153,22 @@ impl Cluster {
         Ok((names(ready), names(away)))
     }
 
+    /// Deletes an object of the product's namespace.
+    async fn delete<K>(&self, name: &str) -> anyhow::Result<()>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
+        let deleted = in_time(api.delete(name, &DeleteParams::background())).await;
+        gone(deleted).with_context(|| format!("cannot delete {} {name}", K::kind(&())))
+    }
+
     /// Deletes a workload, and waits until its pods on nodes that are ready have ended.
     async fn end<K>(&self, component: &str) -> anyhow::Result<()>
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
     {
-        let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
-        gone(in_time(api.delete(component, &DeleteParams::background())).await).with_context(|| format!("cannot delete {component}"))?;
+        self.delete::<K>(component).await?;
         loop {
             let nodes = self.all::<Node>().await?;
             let ready: BTreeSet<String> = nodes.iter().filter(|node| is_ready(node)).map(ResourceExt::name_any).collect();

@@ -77,6 +77,10 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
+    fn settle(&mut self) -> Result<(), Refused> {
+        Ok(())
+    }
+
     fn refused(error: &Refused) -> Vec<usize> {
         error.step.into_iter().collect()
     }

@@ -62,6 +62,9 @@ pub trait Kernel {
     /// Applies a transaction as a whole or not at all.
     fn commit(&mut self, transaction: &Transaction) -> Result<(), Self::Error>;
 
+    /// The table is as it should be: what guarded in its place while it was made anew, and was left behind, goes.
+    fn settle(&mut self) -> Result<(), Self::Error>;
+
     /// The steps that were refused, by their place in the transaction; none where an error is not about single steps.
     fn refused(error: &Self::Error) -> Vec<usize>;
 

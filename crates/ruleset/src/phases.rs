@@ -6,7 +6,8 @@
 //! while nothing refers to it; then one batch changes what packets meet; and what nothing refers to any more goes after that. The first and
 //! the last change no verdict.
 //!
-//! Not for a table that is replaced as a whole: it has one name, and its rules must not be missing for a moment.
+//! Not for a table that is replaced as a whole: it has one name, and its rules must not be missing for a moment. That is the kernel's side's
+//! to see to, by a second table that guards meanwhile.
 
 use std::collections::BTreeSet;
 

@@ -286,3 +286,19 @@ fn a_table_that_cannot_be_read_is_not_said_to_be_in_force_and_is_replaced_in_the
     assert_eq!(failure.stands, None);
     assert_eq!(node.synced().groups.len(), 1, "read again, and as it should be");
 }
+
+/// What an earlier run has left to guard goes when its table is as it should be, also where that table needs no step; not before.
+#[test]
+fn s41_what_guarded_meanwhile_goes_once_the_table_is_as_it_should_be() {
+    let mut node = Node::with(&shop(), &[]);
+    node.synced();
+    assert_eq!(node.enforcement.kernel().settled, 1, "after the start, not at every sync");
+    let table = node.table().unwrap();
+    let kernel = Flaky { inner: ruleset::FakeKernel::with(table), unsettled: true, ..Flaky::default() };
+    node.enforcement = crate::enforce::Enforcement::new(kernel);
+    assert!(node.sync().unwrap().is_err(), "it is said that it stays");
+    assert_eq!(node.enforcement.kernel().taken.len(), 0);
+    node.enforcement.kernel().unsettled = false;
+    node.synced();
+    assert_eq!(node.enforcement.kernel().settled, 2);
+}

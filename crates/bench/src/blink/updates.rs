@@ -24,6 +24,8 @@ pub enum Update {
     Peer,
     /// Another member joins or leaves the group that the rule names.
     Member,
+    /// Which of many peers on one port has the members, so that every one of them is another rule's from then on.
+    Holder,
     /// Another pod comes or goes, with or without groups.
     Pod,
     /// The pod that is sent to gets or loses a group.
@@ -48,6 +50,7 @@ impl Update {
         Update::Ports,
         Update::Peer,
         Update::Member,
+        Update::Holder,
         Update::Pod,
         Update::Group,
         Update::Entry,
@@ -87,7 +90,18 @@ enum Peer {
     Group,
     Networks,
     Lists,
+    /// One of so many groups that they are merged.
+    ManyGroups,
+    /// One of as many lists.
+    ManyLists,
 }
+
+impl Peer {
+    const ALL: [Peer; 5] = [Peer::Group, Peer::Networks, Peer::Lists, Peer::ManyGroups, Peer::ManyLists];
+}
+
+/// Peers on one port that are merged.
+const MANY: usize = 9;
 
 /// What the updates have made of the policy so far.
 pub(super) struct State {
@@ -97,6 +111,7 @@ pub(super) struct State {
     ports: usize,
     peer: Peer,
     members: BTreeSet<u8>,
+    holder: usize,
     pods: BTreeSet<u8>,
     more: bool,
     closed: bool,
@@ -123,6 +138,7 @@ impl State {
             ports: 0,
             peer: Peer::Group,
             members: BTreeSet::new(),
+            holder: 0,
             pods: BTreeSet::new(),
             more: false,
             closed: true,
@@ -151,13 +167,14 @@ impl State {
             Update::ManyRules => self.rules.extend((0..RULES).step_by(2)),
             Update::Ports => self.ports = (self.ports + 1 + self.below(PORTS.len() - 1)) % PORTS.len(),
             Update::Peer => {
-                let others: Vec<Peer> = [Peer::Group, Peer::Networks, Peer::Lists].into_iter().filter(|peer| *peer != self.peer).collect();
+                let others: Vec<Peer> = Peer::ALL.into_iter().filter(|peer| *peer != self.peer).collect();
                 self.peer = others[self.below(others.len())];
             }
             Update::Member => {
                 let member = self.byte(100);
                 turn(&mut self.members, member);
             }
+            Update::Holder => self.holder = (self.holder + 1 + self.below(MANY - 1)) % MANY,
             Update::Pod => {
                 let pod = self.byte(20);
                 turn(&mut self.pods, pod);
@@ -182,6 +199,11 @@ impl State {
         let mut open: Vec<String> = match self.peer {
             Peer::Group => vec![format!("ingress udp {ports} from sg/shop/clients")],
             Peer::Networks => ["10.1.0.0/24", "fd01::/64"].map(|net| format!("ingress udp {ports} from {net}")).into(),
+            Peer::ManyGroups => (0..MANY).map(|number| format!("ingress udp {ports} from sg/shop/many{number}")).collect(),
+            Peer::ManyLists => {
+                let lists = (0..MANY).flat_map(|number| ["4", "6"].map(|family| format!("many{number}-{family}")));
+                lists.map(|list| format!("ingress udp {ports} from pl/shop/{list}")).collect()
+            }
             Peer::Lists => ["offices4", "offices6"].map(|list| format!("ingress udp {ports} from pl/shop/{list}")).into(),
         };
         // Every set is there all the time, for members and entries to come and go.
@@ -196,6 +218,10 @@ impl State {
             .members("shop/others", &["10.4.0.1", "fd04::1"])
             .pod("shop/p0", &PODS[0], if self.more { &["shop/open", "shop/more"] } else { &["shop/open"] })
             .pod("shop/p1", &PODS[1], if self.closed { &["shop/closed"] } else { &[] });
+        for number in 0..MANY {
+            let own: Vec<&str> = clients.iter().filter(|_| number == self.holder).map(String::as_str).collect();
+            scenario = scenario.members(&format!("shop/many{number}"), &own);
+        }
         for pod in &self.pods {
             let addresses = [format!("10.0.0.{}", 10 + pod), format!("fd00::a:{pod:x}")];
             let groups: &[&str] = match pod % 4 {
@@ -214,6 +240,11 @@ impl State {
     /// The members' own network, and what has come beside it.
     fn list(&self, list: &PrefixListRef) -> BTreeSet<IpNet> {
         let v4 = list.name.ends_with('4');
+        if let Some(number) = list.name.strip_prefix("many") {
+            let own = if v4 { ["192.0.2.1/32", "10.1.0.0/24"] } else { ["2001:db8::1/128", "fd01::/64"] };
+            let holds = number.starts_with(&self.holder.to_string());
+            return own.into_iter().take(if holds { 2 } else { 1 }).filter_map(|entry| entry.parse().ok()).collect();
+        }
         let extra = self.entries.contains(&ENTRIES.len()).then_some(if v4 { "203.0.113.0/24" } else { "2001:db8:113::/48" });
         let more = self.entries.iter().filter_map(|entry| ENTRIES.get(*entry)).copied().chain(extra);
         let own = ["10.1.0.0/24", "fd01::/64"].into_iter().chain(more);
@@ -235,7 +266,7 @@ fn other_rule(number: usize) -> String {
         0 => format!("ingress tcp {port} from sg/shop/clients"),
         1 => format!("ingress udp {port}-{} from sg/shop/clients", port + 4),
         2 => format!("ingress udp 7 from 192.0.2.{number}/32"),
-        3 => format!("ingress udp {} from sg/shop/others", 6 + number % 3),
+        3 => format!("ingress udp {}-8 from sg/shop/others", 4 + number / 8),
         4 => format!("ingress udp 8 from 10.2.{number}.0/24"),
         5 => format!("ingress sctp 1-{port} from pl/shop/offices4"),
         6 => format!("egress udp {port} to sg/shop/others"),

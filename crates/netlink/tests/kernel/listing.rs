@@ -103,7 +103,8 @@ fn by_nft(ruleset: &Ruleset) -> (String, Option<Ruleset>) {
 }
 
 fn by_us(ruleset: &Ruleset) -> (String, Option<Ruleset>) {
-    let transaction = Transaction::replace(ruleset);
+    // One batch, in the order of `nft`: listings show things in the order in which they were made.
+    let transaction = Transaction { ops: Transaction::replace(ruleset).ops.split_off(2) };
     in_namespace(move || {
         let mut kernel = Nftables::open().expect("a netlink socket");
         kernel.commit(&transaction).expect("a legal transaction");

@@ -2,6 +2,7 @@
 
 mod batches;
 mod bridges;
+mod guard;
 mod listing;
 mod namespace;
 mod neighbours;
