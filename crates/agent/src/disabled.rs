@@ -83,7 +83,8 @@ async fn remove_table(own_table: bool) -> Result<(), String> {
         // Reading adopts what an earlier owner has left. What cannot be read goes all the same.
         let _ = kernel.load();
         // The first step makes the second legal.
-        kernel.commit(&Transaction { ops: vec![Op::AddTable, Op::DeleteTable] })
+        kernel.commit(&Transaction { ops: vec![Op::AddTable, Op::DeleteTable] })?;
+        kernel.settle()
     };
     match spawn_blocking(remove).await {
         Ok(Ok(())) => Ok(()),

@@ -37,6 +37,10 @@ impl<K: Kernel, F: FnMut() -> Result<K, K::Error>> Kernel for Late<K, F> {
         self.kernel()?.commit(transaction)
     }
 
+    fn settle(&mut self) -> Result<(), K::Error> {
+        self.kernel()?.settle()
+    }
+
     fn refused(error: &K::Error) -> Vec<usize> {
         K::refused(error)
     }
