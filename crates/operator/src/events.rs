@@ -3,10 +3,11 @@
 //! They are told once, after the status has been written, and never held up for: what cannot be delivered is lost, and the status is there all
 //! the same. How many there are is bounded for each object and in all.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use api::condition::{ACCEPTED, DELETABLE, PROGRAMMED, RULESET_INTACT, STALE_RULES, WITHIN_QUOTA};
+use api::condition::{ACCEPTED, DELETABLE, PROGRAMMED, STALE_RULES, WITHIN_QUOTA};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta};
@@ -44,7 +45,7 @@ pub struct Notice {
     /// One CamelCase word, the condition's reason.
     pub reason: String,
     /// The condition's type.
-    pub action: &'static str,
+    pub action: Cow<'static, str>,
     /// The condition's message.
     pub note: String,
     /// When it turned, where the same may be told by another run or leader too: under the same name, so that the server takes one of them.
@@ -99,7 +100,14 @@ fn between(about: &ObjectReference, present: &[Condition], wanted: &[Condition])
         let before = of(present).map(|before| before.status);
         if before.as_deref().or(on_a_new_one) != Some(now.status.as_str()) {
             let warning = warns == Some(now.status.as_str());
-            notices.push(Notice { about: about.clone(), warning, reason: now.reason, action: type_, note: now.message, turned: None });
+            notices.push(Notice {
+                about: about.clone(),
+                warning,
+                reason: now.reason,
+                action: type_.into(),
+                note: now.message,
+                turned: None,
+            });
         }
     }
     notices
@@ -110,8 +118,8 @@ fn between(about: &ObjectReference, present: &[Condition], wanted: &[Condition])
 pub struct Told {
     /// Of namespaces: a default group that does not exist (S3).
     namespaces: BTreeSet<(String, String)>,
-    /// Of nodes' reports: whether nobody else had changed the table, by the report's UID.
-    intact: BTreeMap<NodeName, (String, String)>,
+    /// Of nodes' reports: how each condition stood, by the report's UID.
+    reports: BTreeMap<(NodeName, String), (String, String)>,
 }
 
 impl Told {
@@ -122,26 +130,29 @@ impl Told {
         news
     }
 
-    /// Repairs of a node's table: the first, and that there was none for a while. Those between are in the report's message.
+    /// What keeps a node from enforcing, and that it is over; of repairs of its table the first, and that there was none for a while: those
+    /// between are in the report's message.
     fn of_reports(&mut self, reports: &BTreeMap<NodeName, Said>) -> Vec<Notice> {
         let mut now = BTreeMap::new();
         let mut news = Vec::new();
-        for (node, Said { uid, intact }) in reports {
-            let Some(intact) = intact else { continue };
-            let before = self.intact.get(node).filter(|(before, _)| before == uid).map_or("True", |(_, status)| status);
-            if before != intact.status {
+        let said = reports.iter().flat_map(|(node, said)| said.conditions.iter().map(move |condition| (node, &said.uid, condition)));
+        // What a node does not know is no news.
+        for (node, uid, condition) in said.filter(|(.., condition)| condition.status != "Unknown") {
+            let key = (node.clone(), condition.type_.clone());
+            let before = self.reports.get(&key).filter(|(before, _)| before == uid).map_or("True", |(_, status)| status);
+            if before != condition.status {
                 news.push(Notice {
                     about: ObjectReference { namespace: None, ..about::<api::NodeReport>("", &node.0, uid) },
-                    warning: intact.status == "False",
-                    reason: intact.reason.clone(),
-                    action: RULESET_INTACT,
-                    note: intact.message.clone(),
-                    turned: Some(intact.last_transition_time.0),
+                    warning: condition.status == "False",
+                    reason: condition.reason.clone(),
+                    action: condition.type_.clone().into(),
+                    note: condition.message.clone(),
+                    turned: Some(condition.last_transition_time.0),
                 });
             }
-            now.insert(node.clone(), (uid.clone(), intact.status.clone()));
+            now.insert(key, (uid.clone(), condition.status.clone()));
         }
-        self.intact = now;
+        self.reports = now;
         news
     }
 
@@ -161,7 +172,7 @@ impl Told {
                     ..ObjectReference::default()
                 };
                 let (reason, note) = (reason.into(), message.clone());
-                news.push(Notice { about, warning: true, reason, action: "DefaultGroup", note, turned: None });
+                news.push(Notice { about, warning: true, reason, action: "DefaultGroup".into(), note, turned: None });
             }
             now.insert(what);
         }
@@ -243,12 +254,17 @@ fn event(notice: Notice, now: Timestamp) -> Event {
         note.truncate(end);
         note.push('…');
     }
-    let name = format!("{}.{:x}", notice.about.name.as_deref().unwrap_or_default(), notice.turned.unwrap_or(now).as_nanosecond());
+    let about = notice.about.name.as_deref().unwrap_or_default();
+    let name = match notice.turned {
+        // Several conditions may turn in one second.
+        Some(turned) => format!("{about}.{}.{:x}", notice.action.to_ascii_lowercase(), turned.as_nanosecond()),
+        None => format!("{about}.{:x}", now.as_nanosecond()),
+    };
     // Where the server wants those of objects without a namespace.
     let namespace = notice.about.namespace.clone().unwrap_or_else(|| "default".into());
     Event {
         metadata: ObjectMeta { name: Some(name), namespace: Some(namespace), ..ObjectMeta::default() },
-        action: Some(notice.action.into()),
+        action: Some(notice.action.into_owned()),
         event_time: Some(MicroTime(now)),
         note: Some(note),
         reason: Some(notice.reason),

@@ -5,6 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::condition::{BRIDGE_TRAFFIC_FILTERED, KERNEL_SUPPORTED, RULESET_INTACT};
 use api::{AppliedGroup, AttachmentStatus, NodeReport, NodeReportStatus, PacketCounts, PrefixListStatus, SecurityGroupStatus};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
@@ -96,16 +97,19 @@ impl With<String> {
 pub struct Said {
     /// The report's UID.
     pub uid: String,
-    /// Whether somebody else has changed the node's table of late; none: the agent has not said.
-    pub intact: Option<Condition>,
+    /// Its conditions that are told.
+    pub conditions: Vec<Condition>,
 }
+
+/// What keeps a node from enforcing, and that somebody else has changed its table.
+const TOLD_OF_NODES: [&str; 3] = [RULESET_INTACT, KERNEL_SUPPORTED, BRIDGE_TRAFFIC_FILTERED];
 
 impl Said {
     fn of(report: &NodeReport) -> (NodeName, Said) {
-        let mut conditions = report.status.iter().flat_map(|status| &status.conditions);
-        let intact = conditions.find(|condition| condition.type_ == api::condition::RULESET_INTACT).cloned();
+        let conditions = report.status.iter().flat_map(|status| &status.conditions);
+        let conditions = conditions.filter(|condition| TOLD_OF_NODES.contains(&condition.type_.as_str())).cloned().collect();
         let uid = report.metadata.uid.clone().unwrap_or_default();
-        (NodeName(report.metadata.name.clone().unwrap_or_default()), Said { uid, intact })
+        (NodeName(report.metadata.name.clone().unwrap_or_default()), Said { uid, conditions })
     }
 }
 

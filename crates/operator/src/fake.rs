@@ -257,12 +257,17 @@ impl FakeApi {
 
     /// A node reports what became of its table, since a second of 1970.
     pub fn report_intact(&self, node: &str, status: &str, message: &str, since: i64) {
-        let since = k8s_openapi::jiff::Timestamp::from_second(since).expect("a time").to_string();
         let reason = if status == "True" { "Intact" } else { "RulesetRepaired" };
-        let condition =
-            json!({"type": "RulesetIntact", "status": status, "reason": reason, "message": message, "lastTransitionTime": since});
+        self.report_conditions(node, &[("RulesetIntact", status, reason, message)], since);
+    }
+
+    /// A node reports conditions: type, status, reason, message.
+    pub fn report_conditions(&self, node: &str, conditions: &[(&str, &str, &str, &str)], since: i64) {
+        let since = k8s_openapi::jiff::Timestamp::from_second(since).expect("a time").to_string();
+        let condition = |(type_, status, reason, message): &(&str, &str, &str, &str)| json!({"type": type_, "status": status, "reason": reason, "message": message, "lastTransitionTime": since});
+        let conditions: Vec<Value> = conditions.iter().map(condition).collect();
         let metadata = json!({"name": node, "uid": format!("uid-{node}")});
-        self.put("nodereports", json!({"apiVersion": "securitygroups.dev/v1alpha1", "kind": "NodeReport", "metadata": metadata, "spec": {}, "status": {"conditions": [condition]}}));
+        self.put("nodereports", json!({"apiVersion": "securitygroups.dev/v1alpha1", "kind": "NodeReport", "metadata": metadata, "spec": {}, "status": {"conditions": conditions}}));
     }
 
     /// A node reports that nothing is in force there because packets pass beside the rules.

@@ -51,7 +51,7 @@ fn an_object_has_ten_events_at_once_and_then_one_a_minute() {
         about: about::<api::SecurityGroup>("shop", name, "uid"),
         warning: false,
         reason: "R".into(),
-        action: ACCEPTED,
+        action: ACCEPTED.into(),
         note: String::new(),
         turned: None,
     };

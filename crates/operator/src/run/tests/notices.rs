@@ -94,6 +94,31 @@ async fn p12_a_table_that_was_put_right_is_told_once_at_its_nodes_report() {
     assert_eq!(api.events()[2..], ["Normal Intact NodeReport n1: nobody", "Warning RulesetRepaired NodeReport n1: again"]);
 }
 
+/// A node that cannot enforce says so where its administrator looks, both at once and once each.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_cannot_enforce_is_told_once_at_its_report() {
+    let api = FakeApi::new();
+    let _running = start(&api).await;
+    let (lacks, passes) = (("KernelSupported", "nft_fib is missing"), ("BridgeTrafficFiltered", "cni0 shows nothing"));
+    let report = |status, since| {
+        let [lacks, passes] = [lacks, passes].map(|(type_, message)| (type_, status, "Why", message));
+        api.report_conditions("n1", &[lacks, passes], since);
+    };
+    report("Unknown", 50);
+    a_second().await;
+    assert_eq!(api.events(), [""; 0], "nothing is known yet");
+    for _ in 0..3 {
+        report("False", 100);
+        a_second().await;
+    }
+    let mut told = api.events();
+    told.sort();
+    assert_eq!(told, ["Warning Why NodeReport n1: cni0 shows nothing", "Warning Why NodeReport n1: nft_fib is missing"]);
+    report("True", 200);
+    a_second().await;
+    assert_eq!(api.events().iter().filter(|event| event.starts_with("Normal")).count(), 2, "and that it is over");
+}
+
 #[tokio::test(start_paused = true)]
 async fn events_are_bounded_however_often_a_status_turns() {
     let api = shop(0..1);
