@@ -33,21 +33,25 @@ pub struct Image {
     name: String,
     programs: Vec<PathBuf>,
     entrypoint: Vec<String>,
+    user: String,
     small: bool,
 }
-
-/// Who a program runs as where nobody says otherwise: nobody's user, as in other images that do without root.
-const USER: &str = "65532:65532";
 
 impl Image {
     /// An image of programs, which will be in its `/bin`. The name needs its registry (`docker.io/…`) and tag.
     pub fn new(name: &str, programs: Vec<PathBuf>) -> Image {
-        Image { name: name.to_owned(), programs, entrypoint: Vec::new(), small: false }
+        Image { name: name.to_owned(), programs, entrypoint: Vec::new(), user: String::new(), small: false }
     }
 
     /// What runs where nobody says otherwise.
     pub fn entrypoint(mut self, entrypoint: &[&str]) -> Image {
         self.entrypoint = entrypoint.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// Whose user and group its programs run as where nobody says otherwise, as numbers: `65532:65532`; root's if nothing is said.
+    pub fn user(mut self, user: &str) -> Image {
+        self.user = user.to_owned();
         self
     }
 
@@ -68,7 +72,7 @@ impl Image {
         let config = json!({
             "architecture": architecture(),
             "os": "linux",
-            "config": { "User": USER, "Env": ["PATH=/bin"], "Entrypoint": self.entrypoint },
+            "config": { "User": self.user, "Env": ["PATH=/bin"], "Entrypoint": self.entrypoint },
             "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
         });
         let (layer, kind) = match self.small {

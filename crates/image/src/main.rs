@@ -21,6 +21,9 @@ struct Arguments {
     /// What runs where nobody says otherwise
     #[arg(long)]
     entrypoint: Vec<String>,
+    /// Whose user and group they run as where nobody says otherwise, as numbers: UID:GID; root's if left out
+    #[arg(long, default_value = "")]
+    user: String,
     /// The programs
     #[arg(required = true)]
     programs: Vec<PathBuf>,
@@ -38,7 +41,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     let words: Vec<&str> = arguments.entrypoint.iter().map(String::as_str).collect();
-    let image = Image::new(&arguments.name, arguments.programs).entrypoint(&words).small();
+    let image = Image::new(&arguments.name, arguments.programs).entrypoint(&words).user(&arguments.user).small();
     if let Some(folder) = arguments.root {
         image.unpack(&folder)?;
     }

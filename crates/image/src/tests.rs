@@ -43,7 +43,7 @@ fn from_the_index_every_digest_leads_to_a_root_that_runs_by_itself() {
     let dir = tempfile::tempdir().unwrap();
     for small in [false, true] {
         let file = dir.path().join("image.tar");
-        let image = Image::new("docker.io/test/shell:1", vec![shell()]).entrypoint(&["/bin/sh"]);
+        let image = Image::new("docker.io/test/shell:1", vec![shell()]).entrypoint(&["/bin/sh"]).user("1:2");
         let image = if small { image.small() } else { image };
         let size = image.write(&file).unwrap();
         assert_eq!(size, fs::metadata(&file).unwrap().len());
@@ -57,7 +57,7 @@ fn from_the_index_every_digest_leads_to_a_root_that_runs_by_itself() {
         assert_eq!(this["platform"], json!({ "architecture": architecture(), "os": "linux" }));
         let manifest = parsed(blob(&files, this));
         let config = parsed(blob(&files, &manifest["config"]));
-        assert_eq!(config["config"]["User"], USER);
+        assert_eq!(config["config"]["User"], "1:2");
         assert_eq!(config["config"]["Entrypoint"], json!(["/bin/sh"]));
         let layer = blob(&files, &manifest["layers"][0]);
         let mut tar = Vec::new();

@@ -17,10 +17,11 @@ pub fn product() -> Result<Image> {
 
 /// The same under another name, which needs its registry and tag.
 pub fn product_as(name: &str) -> Result<Image> {
-    Ok(Image::new(name, programs::ours(&["operator", "agent"])?))
+    Ok(Image::new(name, programs::ours(&["operator", "agent"])?).user("65532:65532"))
 }
 
-/// `probe` alone, which every node has: also the one that holds a pod's namespaces.
+/// `probe` alone, which every node has: also the one that holds a pod's namespaces. Root's: it serves low
+/// ports and makes packets.
 pub fn probe() -> Result<Image> {
     Ok(Image::new(PROBE, programs::ours(&["probe"])?).entrypoint(&["/bin/probe", "pause"]))
 }
