@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use lab::{Cluster, images};
 
 use super::cases::{Source, hold, udp};
-use super::fixture::{Running, in_force, pod_addresses, report, rules, run_server, start_with, under_streams, until};
+use super::fixture::{Running, in_force, in_turn, pod_addresses, report, rules, run_server, start_with, under_streams, until};
 
 const NAMESPACE: &str = "--namespace=kube-security-groups";
 const RELEASE: &str = "kube-security-groups";
@@ -66,60 +66,83 @@ async fn s41_p39_p40_p41_p42_p43_installed_upgraded_switched_off_and_removed_by_
     let builder = Cluster::builder("lifecycle").images([images::product_as(BEFORE)?]);
     let cluster = start_with(builder).await?;
     tokio::task::block_in_place(|| {
-        // Anew, from a package of a version before this one.
-        let addresses = run_server(&cluster)?;
-        let [v4, v6] = addresses[..] else { anyhow::bail!("a dual-stack pod: {addresses:?}") };
-        helm(&cluster, "uninstall", &[])?;
-        removed(&cluster, v4)?;
-        demo::install_chart(&cluster, &package(&cluster, "0.0.1")?, &[])?;
-        in_force(&cluster, "t")?;
-        served(&cluster, &addresses)?;
-
-        under_streams(&cluster, v4, || {
-            for workload in ["daemonset/agent", "deployment/operator"] {
-                cluster.kubectl(&["rollout", "restart", workload, NAMESPACE])?;
-                cluster.kubectl(&["rollout", "status", workload, NAMESPACE, "--timeout=60s"])?;
-            }
-            in_force(&cluster, "t")
-        })?;
-        under_streams(&cluster, v6, || {
-            helm(&cluster, "upgrade", &[&package(&cluster, env!("CARGO_PKG_VERSION"))?])?;
-            in_force(&cluster, "t")
-        })?;
-        let images = cluster.kubectl(&["get", "pods", NAMESPACE, "--output=jsonpath={.items[*].spec.containers[*].image}"])?;
-        let version = format!(":{}", env!("CARGO_PKG_VERSION"));
-        ensure!(images.split(' ').all(|image| image.ends_with(&version)), "{images}");
-
-        switched_off(&cluster, &addresses)?;
-        kept(&cluster, v6)?;
-
-        helm(&cluster, "uninstall", &[])?;
-        removed(&cluster, v4)?;
-        demo::install(&cluster)?;
-        in_force(&cluster, "t")?;
-        served(&cluster, &addresses)
+        run_server(&cluster)?;
+        in_turn(
+            &cluster,
+            &[
+                ("uninstalled", |cluster| {
+                    helm(cluster, "uninstall", &[])?;
+                    removed(cluster)
+                }),
+                ("installed from a package of a version before this one", |cluster| {
+                    demo::install_chart(cluster, &package(cluster, "0.0.1")?, &[])?;
+                    in_force(cluster, "t")?;
+                    served(cluster)
+                }),
+                ("restarted", restarted),
+                ("upgraded", upgraded),
+                ("switched off and on", switched_off),
+                ("uninstalled, rules kept, and installed again", kept),
+                ("uninstalled again", |cluster| {
+                    helm(cluster, "uninstall", &[])?;
+                    removed(cluster)
+                }),
+                ("installed again", |cluster| {
+                    demo::install(cluster)?;
+                    in_force(cluster, "t")?;
+                    served(cluster)
+                }),
+            ],
+        )
     })
 }
 
+fn server(cluster: &Cluster) -> Result<[IpAddr; 2]> {
+    let addresses = pod_addresses(cluster, "t", "server")?;
+    addresses.try_into().map_err(|addresses| anyhow::anyhow!("a dual-stack pod: {addresses:?}"))
+}
+
+fn restarted(cluster: &Cluster) -> Result<()> {
+    under_streams(cluster, server(cluster)?[0], || {
+        for workload in ["daemonset/agent", "deployment/operator"] {
+            cluster.kubectl(&["rollout", "restart", workload, NAMESPACE])?;
+            cluster.kubectl(&["rollout", "status", workload, NAMESPACE, "--timeout=60s"])?;
+        }
+        in_force(cluster, "t")
+    })
+}
+
+fn upgraded(cluster: &Cluster) -> Result<()> {
+    under_streams(cluster, server(cluster)?[1], || {
+        helm(cluster, "upgrade", &[&package(cluster, env!("CARGO_PKG_VERSION"))?])?;
+        in_force(cluster, "t")
+    })?;
+    let images = cluster.kubectl(&["get", "pods", NAMESPACE, "--output=jsonpath={.items[*].spec.containers[*].image}"])?;
+    let version = format!(":{}", env!("CARGO_PKG_VERSION"));
+    ensure!(images.split(' ').all(|image| image.ends_with(&version)), "{images}");
+    Ok(())
+}
+
 /// The one outside client that the server's group knows is answered, another is not.
-fn served(cluster: &Cluster, server: &[IpAddr]) -> Result<()> {
-    let mut cases = udp(Source::World(0), server, 7, true);
-    cases.extend(udp(Source::World(1), server, 7, false));
+fn served(cluster: &Cluster) -> Result<()> {
+    let server = server(cluster)?;
+    let mut cases = udp(Source::World(0), &server, 7, true);
+    cases.extend(udp(Source::World(1), &server, 7, false));
     hold(cluster, cases)
 }
 
 /// Nothing is left, everything is open, and what users wrote is as it was and claims nothing.
-fn removed(cluster: &Cluster, server: IpAddr) -> Result<()> {
+fn removed(cluster: &Cluster) -> Result<()> {
     let left = left(cluster)?;
     ensure!(left.is_empty(), "left behind: {left:#?}");
-    hold(cluster, udp(Source::World(1), &[server], 7, true))?;
+    hold(cluster, udp(Source::World(1), &server(cluster)?, 7, true))?;
     let programmed = cluster.kubectl(&["get", "sg", "server", "--namespace=t", "--output=jsonpath={.status.nodes.programmed}"])?;
     ensure!(programmed == "0", "it says that it is in force on {programmed} nodes");
     Ok(())
 }
 
 /// P39: switched off, rules are gone, agents are well and say so; switched on, everything is as before.
-fn switched_off(cluster: &Cluster, server: &[IpAddr]) -> Result<()> {
+fn switched_off(cluster: &Cluster) -> Result<()> {
     let chart = demo::chart();
     helm(cluster, "upgrade", &[&chart, "--set=enforce=false"])?;
     for (number, node) in cluster.nodes().iter().enumerate() {
@@ -127,22 +150,22 @@ fn switched_off(cluster: &Cluster, server: &[IpAddr]) -> Result<()> {
         let said = report(cluster, number)?["conditions"].to_string();
         ensure!(said.contains("EnforcementOff"), "{said}");
     }
-    hold(cluster, udp(Source::World(1), server, 7, true))?;
+    hold(cluster, udp(Source::World(1), &server(cluster)?, 7, true))?;
     until("the group says that it is in force nowhere", || {
         let said = cluster.kubectl(&["get", "sg", "server", "--namespace=t", "--output=jsonpath={.status.nodes.summary}"])?;
         Ok(said == "0/1")
     })?;
-    helm(cluster, "upgrade", &[&chart])?;
+    helm(cluster, "upgrade", &[&chart, "--reset-values"])?;
     in_force(cluster, "t")?;
-    served(cluster, server)
+    served(cluster)
 }
 
 /// `uninstall.rules=keep`: rules stay in force, nothing else stays, and installing again takes them over.
-fn kept(cluster: &Cluster, server: IpAddr) -> Result<()> {
+fn kept(cluster: &Cluster) -> Result<()> {
     helm(cluster, "upgrade", &[&demo::chart(), "--set=uninstall.rules=keep"])?;
     in_force(cluster, "t")?;
     let before = rules(cluster, 0)?;
-    under_streams(cluster, server, || {
+    under_streams(cluster, server(cluster)?[1], || {
         helm(cluster, "uninstall", &[])?;
         let left = left(cluster)?;
         ensure!(left.iter().all(|what| what.contains("k8s-sg")), "left behind: {left:#?}");
@@ -167,11 +190,7 @@ async fn p45_a_node_that_reboots() -> Result<()> {
             let count = "--output=jsonpath={.status.containerStatuses[*].restartCount}";
             Ok(cluster.kubectl(&["get", "pod/server", "--namespace=t", count])? == "1")
         })?;
-        let mut server = Vec::new();
-        until("the server is guarded again, and answers whom it should", || {
-            server = pod_addresses(&cluster, "t", "server")?;
-            Ok(served(&cluster, &server).is_ok())
-        })?;
+        until("the server is guarded again, and answers whom it should", || Ok(served(&cluster).is_ok()))?;
         in_force(&cluster, "t")?;
         println!("as it was {:.1} s after the reboot", started.elapsed().as_secs_f64());
         let (mut sent, mut answered) = (0, Vec::new());
@@ -184,6 +203,6 @@ async fn p45_a_node_that_reboots() -> Result<()> {
             "of {sent} packets that are not allowed, to five addresses, these were answered before the agent's first commit: {answered:?}"
         );
         ensure!(sent >= 5_000, "too few to prove anything");
-        served(&cluster, &server)
+        served(&cluster)
     })
 }
