@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Cluster, Topology};
+use lab::{Cluster, Proxy, Topology};
 use probe::lookup::Lookups;
 
 use super::cases::{Source, differences, hold, tcp, udp};
@@ -176,5 +176,17 @@ async fn s33_p49_p50_p51_services_are_judged_by_real_addresses_where_pods_are_ro
 #[tokio::test(flavor = "multi_thread")]
 async fn s33_p49_p50_p51_services_are_judged_by_real_addresses_where_pods_are_bridged() -> Result<()> {
     let cluster = start_with(Cluster::builder("services-bridge").topology(Topology::Bridge)).await?;
+    tokio::task::block_in_place(|| services(&cluster))
+}
+
+/// iptables (Debian's is the one on nf_tables) makes its chains where kube-proxy's of nftables would be, in tables of the old names.
+#[tokio::test(flavor = "multi_thread")]
+async fn s33_p49_p50_p51_services_are_judged_by_real_addresses_where_kube_proxy_uses_iptables() -> Result<()> {
+    let cluster = start_with(Cluster::builder("services-iptables").proxy(Proxy::Iptables)).await?;
+    for node in cluster.nodes() {
+        let chains = node.run(&["iptables-save", "--table", "nat"])?;
+        ensure!(chains.contains("KUBE-SERVICES"), "kube-proxy of {} does not use iptables:\n{chains}", node.name());
+        ensure!(!node.nft("list tables")?.contains("kube-proxy"), "{} has kube-proxy's nftables", node.name());
+    }
     tokio::task::block_in_place(|| services(&cluster))
 }
