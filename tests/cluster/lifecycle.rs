@@ -1,9 +1,10 @@
 //! From `helm install` to `helm uninstall`: what an administrator does to the product, and what packets notice of it.
 
+use std::fs;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::{Cluster, images};
 
 use super::cases::{Source, hold, udp};
@@ -88,7 +89,9 @@ async fn s41_p39_p40_p41_p42_p43_installed_upgraded_switched_off_and_removed_by_
                     removed(cluster)
                 }),
                 ("installed again", |cluster| {
+                    let started = Instant::now();
                     demo::install(cluster)?;
+                    println!("ready {:.1} s after `helm install`: {}", started.elapsed().as_secs_f64(), memory(cluster)?);
                     in_force(cluster, "t")?;
                     served(cluster)
                 }),
@@ -121,6 +124,25 @@ fn upgraded(cluster: &Cluster) -> Result<()> {
     let version = format!(":{}", env!("CARGO_PKG_VERSION"));
     ensure!(images.split(' ').all(|image| image.ends_with(&version)), "{images}");
     Ok(())
+}
+
+/// What the product's processes hold on all nodes together.
+fn memory(cluster: &Cluster) -> Result<String> {
+    let mut said = Vec::new();
+    for program in ["operator", "agent"] {
+        let processes = cluster.nodes().iter().flat_map(|node| node.processes(program));
+        let held = processes.map(|process| resident(process.pid)).collect::<Result<Vec<u64>>>()?;
+        let total: u64 = held.iter().sum();
+        said.push(format!("{} {program}s {:.1} MiB", held.len(), total as f64 / 1024.0));
+    }
+    Ok(said.join(", "))
+}
+
+/// KiB of memory that a process has to itself or shares with others.
+fn resident(pid: i32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 /// The one outside client that the server's group knows is answered, another is not.
