@@ -3,13 +3,16 @@
 //! Every watch is a task that sends to one channel; the program's loop owns the facts and needs no locks. Lists are consistent reads, not
 //! `resourceVersion=0`: since Kubernetes 1.31 they come from the API server's cache as well, and a list from a cache that lags behind would
 //! take the rules in force back in time (S38, S41).
+//!
+//! A watch that cannot be resumed because the server is away starts over with its list: etcd may be restored meanwhile from an older
+//! snapshot. To resume from a version that is no more is not refused, but says nothing until versions have come so far again.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -244,8 +247,32 @@ impl<M: Send + 'static> Watches<M> {
         self.readiness.wait(&waits_as, "not listed yet");
         let errors = self.errors.get_or_create_owned(&vec![("watch".to_string(), name.to_string())]);
         let watching = Watching { name: name.to_string(), waits_as: waits_as.clone(), readiness: self.readiness.clone(), errors };
-        let task = tokio::spawn(watching.run(watcher(api, config), self.messages.clone(), read, wrap));
+        let task = tokio::spawn(watching.run(anew(api, config), self.messages.clone(), read, wrap));
         Watch { task, waits_as, readiness: self.readiness.clone() }
+    }
+}
+
+/// A watch that starts over whenever the server was away.
+fn anew<K>(api: Api<K>, config: Config) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let start = move || watcher(api.clone(), config.clone()).boxed();
+    futures::stream::unfold((start(), start), |(mut events, start)| async move {
+        let event = events.next().await?;
+        if event.as_ref().is_err_and(away) {
+            events = start();
+        }
+        Some((event, (events, start)))
+    })
+}
+
+/// Whether a watch was not resumed, and not because the server that we know refuses it.
+fn away(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code >= 500,
+        watcher::Error::WatchStartFailed(_) => true,
+        _ => false,
     }
 }
 

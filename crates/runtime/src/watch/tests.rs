@@ -153,3 +153,24 @@ async fn a_server_that_cannot_list_is_asked_ever_more_seldom() {
     let asked = asked.lock().unwrap().len();
     assert!((8..30).contains(&asked), "asked {asked} times in five minutes");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_lists_again_where_the_server_was_away_as_etcd_may_have_been_restored() {
+    let list = |version: &str, name: &str| {
+        let items = json!([slice(name, json!([]))]);
+        json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": version}, "items": items}).to_string()
+    };
+    let away = json!({"kind": "Status", "status": "Failure", "message": "away", "reason": "ServiceUnavailable", "code": 503}).to_string();
+    let busy = json!({"kind": "Status", "status": "Failure", "message": "busy", "reason": "TooManyRequests", "code": 429}).to_string();
+    let answers = [(200, list("900", "newer")), (200, String::new()), (429, busy), (503, away), (200, list("100", "older"))];
+    let (client, asked) = server(answers.into());
+    let (watches, mut messages) = Watches::new(client, Readiness::default(), &mut Registry::default());
+    let _watch = watches.member_slices_of(&["sg-1".to_string()].into(), |change, _| change);
+    for _ in 0..2 {
+        let Some(Change::Reset(Kind::MemberSlice, _)) = messages.recv().await else { panic!("a list") };
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let from: Vec<bool> = asked.lock().unwrap().iter().map(|uri| uri.contains("resourceVersion=900")).collect();
+    assert_eq!(from, [false, true, true, true, false, false], "resumed after a watch that ended and one that was refused: {asked:?}");
+    assert!(asked.lock().unwrap()[5].contains("resourceVersion=100"), "{asked:?}");
+}
