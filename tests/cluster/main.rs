@@ -4,7 +4,6 @@
 //! on both topologies.
 
 mod absent;
-mod adverse;
 mod bridge;
 mod bypass;
 mod cases;
