@@ -14,10 +14,12 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
+use runtime::client::with_causes;
 use runtime::shutdown;
 
 use crate::run::RunArgs;
@@ -59,13 +61,19 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    let Err(error) = run(Cli::parse()) else { return ExitCode::SUCCESS };
+    let line = with_causes(error.as_ref());
+    eprintln!("operator: {line}");
+    shutdown::last_words(&line);
+    ExitCode::FAILURE
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(args) => {
             shutdown::end_on_panic();
-            let ended = tokio::runtime::Runtime::new()?.block_on(run::run(args));
-            ended.inspect_err(|error| shutdown::last_words(&format!("{error:#}")))
+            tokio::runtime::Runtime::new()?.block_on(run::run(args))
         }
         Command::Uninstall(args) => tokio::runtime::Runtime::new()?.block_on(uninstall::uninstall(args)),
         Command::Crds { out: Some(folder) } => write_crds(&folder),

@@ -142,12 +142,15 @@ impl Cluster {
         }
     }
 
-    /// Nodes with an agent that has not said yet that its table is gone: those that are ready, and those that are not.
+    /// Nodes with an agent, or the report of one, that has not said yet that its table is gone: those that are ready, and those that are not.
     async fn with_rules(&self, generation: i64) -> anyhow::Result<(BTreeSet<String>, BTreeSet<String>)> {
-        let done: BTreeSet<String> = self.pods("agent").await?.iter().filter(|pod| is_done(pod, generation)).filter_map(node_of).collect();
+        let agents = self.pods("agent").await?;
+        let done: BTreeSet<String> = agents.iter().filter(|pod| is_done(pod, generation)).filter_map(node_of).collect();
+        let reports = self.all::<NodeReport>().await?;
+        // An agent whose report could not be written yet may have rules as well.
+        let known: BTreeSet<String> = reports.iter().map(ResourceExt::name_any).chain(agents.iter().filter_map(node_of)).collect();
         let nodes = self.all::<Node>().await?;
-        let reports: BTreeSet<String> = self.all::<NodeReport>().await?.iter().map(ResourceExt::name_any).collect();
-        let waiting = nodes.iter().filter(|node| reports.contains(&node.name_any()) && !done.contains(&node.name_any()));
+        let waiting = nodes.iter().filter(|node| known.contains(&node.name_any()) && !done.contains(&node.name_any()));
         let (ready, away): (Vec<&Node>, Vec<&Node>) = waiting.partition(|node| is_ready(node));
         let names = |nodes: Vec<&Node>| nodes.into_iter().map(ResourceExt::name_any).collect();
         Ok((names(ready), names(away)))
