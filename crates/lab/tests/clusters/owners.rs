@@ -79,8 +79,11 @@ fn told_to_end_lab_run_takes_the_cluster_down() {
     let _alone = ONE_AT_A_TIME.blocking_lock();
     for (signal, code) in SIGNALS {
         let mut owner = Lab::run("test-told", "0");
+        // `wait` would close it, and the command might end before the signal is seen.
+        let input = owner.0.stdin.take();
         send(&owner.0, signal);
         assert_eq!(owner.0.wait().unwrap().code(), Some(code));
+        drop(input);
         assert_gone("test-told");
     }
 }
