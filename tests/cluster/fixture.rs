@@ -56,10 +56,13 @@ pub fn apply(cluster: &Cluster, namespace: &str, manifests: &str) -> Result<()> 
     in_force(cluster, namespace)
 }
 
-/// Waits until the namespace's groups and attachments are in force.
+/// Waits until the namespace's groups and attachments are in force; otherwise what they say of themselves.
 pub fn in_force(cluster: &Cluster, namespace: &str) -> Result<()> {
-    cluster.kubectl(&["wait", "--for=condition=Ready", "sg,sgatt", "--all", "--namespace", namespace, "--timeout=60s"])?;
-    Ok(())
+    let waited = cluster.kubectl(&["wait", "--for=condition=Ready", "sg,sgatt", "--all", "--namespace", namespace, "--timeout=60s"]);
+    waited.map(drop).or_else(|error| {
+        let said = "--output=jsonpath={range .items[*]}{.kind}/{.metadata.name}: {.status.conditions}{\"\\n\"}{end}";
+        Err(error.context(cluster.kubectl(&["get", "sg,sgatt", "--namespace", namespace, said])?))
+    })
 }
 
 /// A pod's manifest: `on` is NODE0 or NODE1, `more` is further fields of its spec.
@@ -233,7 +236,7 @@ impl Running {
         let stop = Arc::new(AtomicBool::new(false));
         let own = cluster.world().clients()[client].both().into_iter().find(|own| own.is_ipv4() == to.is_ipv4()).context("a client")?;
         let target = Target::new(to).from(own).within_ms(1000);
-        let stream = Stream { target, port: 7, kind: Kind::Udp, rate: 1000, duration: Duration::from_secs(300) };
+        let stream = Stream { target, port: 7, kind: Kind::Udp, rate: 1000, duration: Duration::from_secs(600) };
         let stopping = stop.clone();
         let thread = cluster.world().netns().spawn(move || stream.run(&stopping))?;
         Ok(Running { stop, thread })

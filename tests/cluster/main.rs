@@ -4,6 +4,7 @@
 //! on both topologies.
 
 mod absent;
+mod adverse;
 mod bridge;
 mod bypass;
 mod cases;

@@ -351,6 +351,27 @@ impl Cluster {
         wait_ready(&self.client, &self.control_plane).await
     }
 
+    /// Stops etcd, copies its data, and starts it again: what [`Cluster::restore_etcd`] goes back to.
+    pub async fn snapshot_etcd(&self) -> Result<()> {
+        self.control_plane.kill("etcd")?;
+        self.control_plane.save_etcd()?;
+        self.control_plane.start_etcd()?;
+        wait_ready(&self.client, &self.control_plane).await
+    }
+
+    /// Puts etcd's data back as it was at [`Cluster::snapshot_etcd`], as etcd's manual says: with everything stopped that remembers what was
+    /// later, of Kubernetes that is. Resource versions go back too.
+    pub async fn restore_etcd(&self) -> Result<()> {
+        for program in ["kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"] {
+            self.control_plane.kill(program)?;
+        }
+        self.control_plane.put_back_etcd()?;
+        self.control_plane.start_etcd()?;
+        self.start_api_server().await?;
+        self.control_plane.start_controllers()?;
+        self.nodes.iter().try_for_each(|node| node.rejoin(&self.joining))
+    }
+
     /// Leaves the cluster running after this process; `lab down` or [`crate::state::remove`] takes it down.
     pub fn keep(&mut self) -> Result<()> {
         self.control_plane.tree.stay()?;

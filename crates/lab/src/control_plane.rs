@@ -5,7 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use crate::addresses::{API_PORT, CONTROL_PLANE, SERVICE_CIDRS};
 use crate::credentials::Credentials;
 use crate::netns::Namespace;
-use crate::process::{Program, Tree};
+use crate::process::{Program, Tree, run};
 
 const ETCD: &str = "http://127.0.0.1:2379";
 
@@ -90,6 +90,18 @@ impl ControlPlane {
                 "--log-level=warn".to_owned(),
             ],
         )
+    }
+
+    /// Copies the data of an etcd that does not run.
+    pub(crate) fn save_etcd(&self) -> Result<()> {
+        let (data, saved) = (self.dir.join("etcd"), self.dir.join("etcd-saved"));
+        run(Command::new("cp").arg("--archive").arg("--no-target-directory").arg(data).arg(saved)).map(drop)
+    }
+
+    /// Gives an etcd that does not run the data that was copied.
+    pub(crate) fn put_back_etcd(&self) -> Result<()> {
+        fs::remove_dir_all(self.dir.join("etcd"))?;
+        Ok(fs::rename(self.dir.join("etcd-saved"), self.dir.join("etcd"))?)
     }
 
     /// Starts kube-apiserver.

@@ -128,6 +128,31 @@ impl Node {
         self.start("kube-proxy", proxy.arg(format!("--config={}", config.display())))
     }
 
+    /// Kills kubelet and kube-proxy, and starts them again; containers go on.
+    pub(crate) fn rejoin(&self, joining: &Joining) -> Result<()> {
+        let all = std::mem::take(&mut *self.programs());
+        let (ended, others): (Vec<Program>, _) = all.into_iter().partition(|program| ["kubelet", "kube-proxy"].contains(&program.name()));
+        *self.programs() = others;
+        for program in ended {
+            self.tree.processes(program.name()).iter().for_each(ProcessId::kill);
+            program.wait()?;
+        }
+        self.join(joining)
+    }
+
+    /// Fills the disk that `/var/log` is, where containers' logs go, to its last byte.
+    pub fn fill_logs(&self) -> Result<()> {
+        let fill = "used=$(du -sk /var/log | cut -f 1); mount -o remount,size=$((used + 256))k /var/log
+            cat /dev/zero >/var/log/full 2>/dev/null || true; ! echo more >/var/log/more 2>/dev/null";
+        run(self.tree.command("sh").args(["-c", fill])).context("filling /var/log").map(drop)
+    }
+
+    /// Makes room there again.
+    pub fn free_logs(&self) -> Result<()> {
+        let free = "rm -f /var/log/full /var/log/more; mount -o remount,size=50% /var/log";
+        run(self.tree.command("sh").args(["-c", free])).context("making room in /var/log").map(drop)
+    }
+
     /// The name that Kubernetes knows it by: `node1`, `node2`, …
     pub fn name(&self) -> &str {
         &self.name

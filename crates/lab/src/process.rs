@@ -232,6 +232,11 @@ impl Program {
         Ok(Program { name: name.to_owned(), log, entered, tree: tree.init() })
     }
 
+    /// What it was started as.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// An error that quotes the end of its log, if it has ended.
     pub(crate) fn check(&mut self) -> Result<()> {
         match self.entered.try_wait()? {
