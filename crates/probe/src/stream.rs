@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -133,9 +135,11 @@ impl Stream {
                 }
                 flows.push(flow);
             }
-            let wait = if !sending { 1 } else { u16::try_from(due.saturating_duration_since(now).as_millis()).unwrap_or(1).min(1) };
+            // Slept to the nanosecond, which epoll cannot: to spin would take a processor from what is measured.
+            let wait = if sending { due.saturating_duration_since(Instant::now()) } else { Duration::from_millis(1) };
+            ppoll(&mut [PollFd::new(epoll.0.as_fd(), PollFlags::POLLIN)], Some(wait.into()), None)?;
             let mut events = [EpollEvent::empty(); 64];
-            let count = epoll.wait(&mut events, EpollTimeout::from(wait))?;
+            let count = epoll.wait(&mut events, EpollTimeout::ZERO)?;
             for event in &events[..count] {
                 if let (Some(socket), Some(flow)) =
                     (open.remove(&event.data()), usize::try_from(event.data()).ok().and_then(|at| flows.get_mut(at)))
