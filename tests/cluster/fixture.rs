@@ -1,7 +1,7 @@
 //! A cluster with the product and, for streams of packets, a server that only one outside client may reach.
 
 use std::io::Write;
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -160,13 +160,18 @@ pub fn condition(status: &Value, type_: &str) -> (String, String) {
     (text("status"), text("reason"))
 }
 
+/// What is served on a node, asked from the node itself.
+pub fn page(cluster: &Cluster, node: usize, address: SocketAddr, path: &str) -> Result<String> {
+    cluster.node(node).netns().run(|| -> Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+        Ok(std::io::read_to_string(stream)?)
+    })?
+}
+
 /// What the agent of a node counts under a name.
 pub fn metric(cluster: &Cluster, node: usize, name: &str) -> Result<String> {
-    let page = cluster.node(node).netns().run(|| -> Result<String> {
-        let mut stream = TcpStream::connect("127.0.0.1:9650")?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-        Ok(std::io::read_to_string(stream)?)
-    })??;
+    let page = page(cluster, node, SocketAddr::from(([127, 0, 0, 1], 9650)), "/metrics")?;
     let line = page.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("{name} in {page}"))?;
     Ok(line.trim().to_owned())
 }

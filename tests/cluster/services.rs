@@ -180,13 +180,22 @@ async fn s33_p49_p50_p51_services_are_judged_by_real_addresses_where_pods_are_br
 }
 
 /// iptables (Debian's is the one on nf_tables) makes its chains where kube-proxy's of nftables would be, in tables of the old names.
-#[tokio::test(flavor = "multi_thread")]
-async fn s33_p49_p50_p51_services_are_judged_by_real_addresses_where_kube_proxy_uses_iptables() -> Result<()> {
-    let cluster = start_with(Cluster::builder("services-iptables").proxy(Proxy::Iptables)).await?;
+async fn with_iptables(name: &str, topology: Topology) -> Result<()> {
+    let cluster = start_with(Cluster::builder(name).topology(topology).proxy(Proxy::Iptables)).await?;
     for node in cluster.nodes() {
         let chains = node.run(&["iptables-save", "--table", "nat"])?;
         ensure!(chains.contains("KUBE-SERVICES"), "kube-proxy of {} does not use iptables:\n{chains}", node.name());
         ensure!(!node.nft("list tables")?.contains("kube-proxy"), "{} has kube-proxy's nftables", node.name());
     }
     tokio::task::block_in_place(|| services(&cluster))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s33_p49_p50_p51_services_are_judged_by_real_addresses_where_pods_are_routed_and_kube_proxy_uses_iptables() -> Result<()> {
+    with_iptables("services-ipt", Topology::Routed).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s33_p49_p50_p51_services_are_judged_by_real_addresses_where_pods_are_bridged_and_kube_proxy_uses_iptables() -> Result<()> {
+    with_iptables("services-ipt-br", Topology::Bridge).await
 }
