@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use agent::enforce::Enforcement;
-use agent::plan::{Planner, Since};
+use agent::plan::Planner;
 use anyhow::{Result, ensure};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use netlink::{Error, Nftables};
-use policy::Cluster;
 use policy::index::Object;
 use policy::model::{Exemption, NodeName};
+use policy::{Cluster, Since};
 use ruleset::{Action, Counter, Kernel, Match, Op, Ruleset, Transaction};
 use serde_json::json;
 use testkit::Manifest;

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use policy::Cluster;
 use policy::index::{Changed, Kind};
 use policy::model::{Exemption, NodeName};
+use policy::{Cluster, Since};
 use ruleset::Op;
 use runtime::watch::Change;
 
-use crate::plan::{Plan, Planner, Since};
+use crate::plan::{Plan, Planner};
 use crate::slices::{Epoch, Slices, concerns_slices};
 
 /// What the watches say.
@@ -71,10 +71,12 @@ impl<W> Facts<W> {
                     Change::Reset(kind, _) => self.listed.insert(*kind),
                     _ => false,
                 };
-                let changed = change.apply_to(&mut self.cluster);
-                if changed == Changed::Yes {
-                    self.since = Since::Anything;
+                match &change {
+                    Change::Apply(object) => self.since.applied(object),
+                    Change::Delete(key) => self.since.deleted(key),
+                    Change::Reset(kind, _) => self.since.listed(*kind),
                 }
+                let changed = change.apply_to(&mut self.cluster);
                 // An empty first list is news as well.
                 if first { Changed::Yes } else { changed }
             }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use api::{AppliedGroup, AppliedObject, Exempted, ReportedProblem};
 use policy::model::{Exemption, GroupRef, GroupRules, NodeName, NodePolicy, PodRef, RulesOf};
-use policy::{Cluster, Compiled, Compiler, resolve};
+use policy::{Cluster, Compiled, Compiler, Since};
 use ruleset::{Lowering, Op, Ruleset, exemption_counter};
 
 use crate::held_back::HeldBack;
@@ -42,15 +42,6 @@ pub fn plan(cluster: &Cluster, node: &NodeName, exempt: &BTreeSet<Exemption>) ->
     Planner::new(node.clone(), exempt.clone()).plan(cluster, Since::Anything)
 }
 
-/// What may have changed since the last plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Since {
-    /// Member slices alone.
-    Slices,
-    /// Whatever there is.
-    Anything,
-}
-
 /// Plans again and again, each time at the cost of what has changed: the same plan as from nothing.
 #[derive(Clone, Debug)]
 pub struct Planner {
@@ -78,16 +69,14 @@ impl Planner {
 
     /// What should be in force by these facts. The first time anything has changed.
     pub fn plan(&mut self, cluster: &Cluster, since: Since) -> Plan {
-        let compiled = match since {
-            Since::Slices => self.compiler.follow_slices(cluster),
-            Since::Anything => self.compiler.compile(cluster, resolve(cluster)),
-        };
+        let slices_alone = since == Since::Slices;
+        let compiled = self.compiler.follow(cluster, since);
         let wanted = NodePolicy { exempt: self.exempt.clone(), ..compiled.policy.clone() };
         self.policy = self.held_back.out_of(&wanted);
         let of_members = Plan { ruleset: self.lowering.lower(&self.policy), incomplete: incomplete(compiled), ..self.last.clone() };
-        self.last = match since {
-            Since::Slices => of_members,
-            Since::Anything => Plan {
+        self.last = match slices_alone {
+            true => of_members,
+            false => Plan {
                 groups: groups(cluster, compiled),
                 attachments: attachments(cluster, compiled),
                 prefix_lists: prefix_lists(cluster, compiled),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use agent::enforce::Enforcement;
-use agent::plan::{Planner, Since};
+use agent::plan::Planner;
 use anyhow::{Result, anyhow, ensure};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -14,7 +14,7 @@ use nix::sys::time::TimeValLike;
 use policy::index::{MemberSlice, Object};
 use policy::model::{Exemption, NodeName};
 use policy::slices::{self as planned, SliceOp};
-use policy::{Cluster, Publisher, Reach, resolve};
+use policy::{Cluster, Publisher, Reach, Since, resolve};
 use ruleset::{Kernel, Transaction};
 use serde_json::json;
 use testkit::Manifest;
@@ -106,9 +106,7 @@ impl Node {
     /// The same after a change.
     fn after(&mut self, change: Object) -> Result<f64> {
         let started = Instant::now();
-        if !matches!(change, Object::MemberSlice(..)) {
-            self.since = Since::Anything;
-        }
+        self.since.applied(&change);
         let _ = self.cluster.apply(change);
         self.sync()?;
         Ok(started.elapsed().as_secs_f64())
@@ -196,7 +194,7 @@ fn pods(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
             // One that is in a group.
             let added = pod(pods.next_multiple_of(APPS));
             let started = Instant::now();
-            node.since = Since::Anything;
+            node.since.applied(&added);
             let _ = if round % 2 == 0 { node.cluster.apply(added) } else { node.cluster.delete(&testkit::manifest::key(&added)) };
             node.sync()?;
             took.push(started.elapsed().as_secs_f64() * 1e3);

@@ -9,11 +9,11 @@ use imbl::ordmap::DiffItem;
 use imbl::ordset;
 
 use crate::counted::Counted;
-use crate::index::Cluster;
-use crate::model::{Endpoint, GroupRef, NodeName, NodePolicy, PrefixListRef};
+use crate::index::{Cluster, Key, Kind, Object};
+use crate::model::{Endpoint, GroupRef, NodeName, NodePolicy, PodRef, PrefixListRef};
 use crate::problem::{AttachmentRef, Problem};
 use crate::published::Published;
-use crate::resolve::{Membership, Resolution, missing_default_group, missing_groups};
+use crate::resolve::{Membership, Resolution, Resolver, missing_default_group, missing_groups};
 
 /// A node's policy and what can be said of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,14 +34,62 @@ pub struct Compiled {
 /// From memberships to the policy of one node: its own endpoints, the rules of their groups, the members and networks these rules name.
 /// What is exempt (S36) is as it is by default; no object of the cluster says otherwise.
 pub fn compile(cluster: &Cluster, resolution: &Resolution, node: &NodeName) -> Compiled {
-    Compiler::new(node.clone()).compile(cluster, resolution.clone()).clone()
+    let mut compiler = Compiler::new(node.clone());
+    compiler.compile(cluster, resolution);
+    compiler.compiled
+}
+
+/// What has changed since the last time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// Member slices at most.
+    Slices,
+    /// And these pods, which have come, changed or gone.
+    Pods(BTreeSet<PodRef>),
+    /// Whatever there is.
+    Anything,
+}
+
+impl Since {
+    /// An object that is new or has changed, too.
+    pub fn applied(&mut self, object: &Object) {
+        match object {
+            Object::MemberSlice(..) => {}
+            Object::Pod(pod, _) => self.pod(pod),
+            _ => *self = Since::Anything,
+        }
+    }
+
+    /// An object that is gone, too.
+    pub fn deleted(&mut self, key: &Key) {
+        match key {
+            Key::MemberSlice(_) => {}
+            Key::Pod(pod) => self.pod(pod),
+            _ => *self = Since::Anything,
+        }
+    }
+
+    /// The full list of a kind, too.
+    pub fn listed(&mut self, kind: Kind) {
+        if kind != Kind::MemberSlice {
+            *self = Since::Anything;
+        }
+    }
+
+    fn pod(&mut self, pod: &PodRef) {
+        match self {
+            Since::Slices => *self = Since::Pods(BTreeSet::from([pod.clone()])),
+            Since::Pods(pods) => drop(pods.insert(pod.clone())),
+            Since::Anything => {}
+        }
+    }
 }
 
 /// Compiles again and again for one node, each time at the cost of what has changed since the last.
 #[derive(Clone, Debug)]
 pub struct Compiler {
     node: NodeName,
-    resolution: Resolution,
+    resolver: Resolver,
     compiled: Compiled,
     named: Counted<GroupRef>,
     named_lists: Counted<PrefixListRef>,
@@ -77,7 +125,7 @@ impl Compiler {
     pub fn new(node: NodeName) -> Compiler {
         Compiler {
             node,
-            resolution: Resolution::default(),
+            resolver: Resolver::default(),
             compiled: Compiled::default(),
             named: Counted::default(),
             named_lists: Counted::default(),
@@ -86,30 +134,39 @@ impl Compiler {
         }
     }
 
-    /// What is in force by these facts, of which `resolution` is the sum.
-    pub fn compile(&mut self, cluster: &Cluster, resolution: Resolution) -> &Compiled {
-        self.resolution = resolution;
-        self.endpoints(cluster);
+    /// What is in force by these facts. The first time anything has changed.
+    pub fn follow(&mut self, cluster: &Cluster, since: Since) -> &Compiled {
+        let mut resolver = std::mem::take(&mut self.resolver);
+        match since {
+            Since::Slices => self.members(cluster, resolver.resolution(), &BTreeSet::new()),
+            Since::Pods(pods) => {
+                resolver.follow(cluster, pods);
+                self.compile(cluster, resolver.resolution());
+            }
+            Since::Anything => {
+                resolver = Resolver::of(cluster);
+                self.compile(cluster, resolver.resolution());
+            }
+        }
+        self.resolver = resolver;
+        &self.compiled
+    }
+
+    fn compile(&mut self, cluster: &Cluster, resolution: &Resolution) {
+        self.endpoints(cluster, resolution);
         let moved = self.local(cluster);
-        self.members(cluster, &moved);
+        self.members(cluster, resolution, &moved);
         self.prefix_lists(cluster);
-        self.compiled.attachments = attachments_here(&self.resolution, &self.compiled.policy);
+        self.compiled.attachments = attachments_here(resolution, &self.compiled.policy);
         self.compiled.policy.cluster_dns = cluster.dns.values().flatten().copied().collect();
         self.compiled.problems = problems(cluster, &self.compiled);
-        &self.compiled
     }
 
-    /// The same where nothing but member slices has changed since the last time.
-    pub fn follow_slices(&mut self, cluster: &Cluster) -> &Compiled {
-        self.members(cluster, &BTreeSet::new());
-        &self.compiled
-    }
-
-    fn endpoints(&mut self, cluster: &Cluster) {
+    fn endpoints(&mut self, cluster: &Cluster, resolution: &Resolution) {
         let policy = &mut self.compiled.policy;
         let before = std::mem::take(&mut policy.groups);
         policy.endpoints.clear();
-        for (pod, membership) in self.resolution.endpoints.iter().filter(|(_, m)| m.node.as_ref() == Some(&self.node)) {
+        for (pod, membership) in resolution.endpoints.iter().filter(|(_, m)| m.node.as_ref() == Some(&self.node)) {
             policy.endpoints.insert(pod.clone(), endpoint(cluster, membership));
             for group in &membership.groups {
                 if let Some(facts) = cluster.groups.get(group) {
@@ -138,7 +195,7 @@ impl Compiler {
     }
 
     /// The addresses of every named group: from its slices, but for the pods of this node, which the node knows first and best.
-    fn members(&mut self, cluster: &Cluster, moved: &BTreeSet<IpAddr>) {
+    fn members(&mut self, cluster: &Cluster, resolution: &Resolution, moved: &BTreeSet<IpAddr>) {
         let Compiled { policy, named, awaited, .. } = &mut self.compiled;
         // S20: a group that does not exist has no members, whatever slices are left of it.
         named.retain(|group, _| {
@@ -160,7 +217,7 @@ impl Compiler {
                 true => drop(awaited.remove(group)),
                 false => drop(awaited.insert(group.clone())),
             }
-            let here = self.resolution.members.get(group).into_iter().flatten().filter_map(|pod| policy.endpoints.get(pod));
+            let here = resolution.members.get(group).into_iter().flatten().filter_map(|pod| policy.endpoints.get(pod));
             let source = Source {
                 published: published.map(|published| published.addresses().clone()).unwrap_or_default(),
                 here: here.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect(),

@@ -27,7 +27,7 @@ pub mod status;
 pub mod text;
 mod verdict;
 
-pub use compile::{Compiled, Compiler, compile};
+pub use compile::{Compiled, Compiler, Since, compile};
 pub use counted::Counted;
 pub use index::Cluster;
 pub use parse::{DUPLICATE, DUPLICATE_ENTRIES};

@@ -50,9 +50,7 @@ impl Resolution {
 /// From facts to memberships. What has no pod costs nothing, however much there is of it. What is missing, [`missing_groups`] and
 /// [`missing_default_group`] say.
 pub fn resolve(cluster: &Cluster) -> Resolution {
-    let mut resolver = Resolver::default();
-    resolver.follow(cluster, cluster.pods.keys().cloned().collect());
-    resolver.resolution
+    Resolver::of(cluster).resolution
 }
 
 /// Resolves again and again, each time at the cost of the pods that may have moved: the same as [`resolve`].
@@ -67,6 +65,13 @@ pub struct Resolver {
 }
 
 impl Resolver {
+    /// Has followed these facts from nothing.
+    pub fn of(cluster: &Cluster) -> Resolver {
+        let mut resolver = Resolver::default();
+        resolver.follow(cluster, cluster.pods.keys().cloned().collect());
+        resolver
+    }
+
     /// Who is in which group, by the facts that were followed last.
     pub fn resolution(&self) -> &Resolution {
         &self.resolution

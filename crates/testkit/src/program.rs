@@ -2,7 +2,7 @@
 
 use policy::index::{Key, Kind, Object};
 use policy::model::NodeName;
-use policy::{Cluster, Compiled, Compiler, compile, resolve};
+use policy::{Cluster, Compiled, Compiler, Since, compile, resolve};
 use ruleset::{FakeKernel, Kernel, Lowering, Ruleset, Transaction, diff, lower};
 
 /// What a watch says.
@@ -34,8 +34,7 @@ pub struct Program {
     pub kernel: FakeKernel,
     compiler: Compiler,
     lowering: Lowering,
-    /// Nothing but member slices has changed since the last time.
-    slices_only: bool,
+    since: Since,
 }
 
 impl Program {
@@ -47,18 +46,18 @@ impl Program {
             kernel: FakeKernel::new(),
             compiler: Compiler::new(node.clone()),
             lowering: Lowering::default(),
-            slices_only: false,
+            since: Since::Anything,
             node,
         }
     }
 
     /// Takes what a watch says.
     pub fn take(&mut self, event: &Event) {
-        self.slices_only &= match event {
-            Event::Apply(object) => matches!(object, Object::MemberSlice(..)),
-            Event::Delete(key) => matches!(key, Key::MemberSlice(_)),
-            Event::Reset(kind, _) => *kind == Kind::MemberSlice,
-        };
+        match event {
+            Event::Apply(object) => self.since.applied(object),
+            Event::Delete(key) => self.since.deleted(key),
+            Event::Reset(kind, _) => self.since.listed(*kind),
+        }
         let _ = match event.clone() {
             Event::Apply(object) => self.cluster.apply(object),
             Event::Delete(key) => self.cluster.delete(&key),
@@ -76,10 +75,7 @@ impl Program {
     /// # Errors
     /// Says where that differs from what is made from nothing.
     fn follow(&mut self) -> Result<Ruleset, String> {
-        let compiled = match std::mem::replace(&mut self.slices_only, true) {
-            true => self.compiler.follow_slices(&self.cluster),
-            false => self.compiler.compile(&self.cluster, resolve(&self.cluster)),
-        };
+        let compiled = self.compiler.follow(&self.cluster, std::mem::replace(&mut self.since, Since::Slices));
         let ruleset = self.lowering.lower(&compiled.policy);
         let (right, wanted) = from_scratch(&self.cluster, &self.node);
         if *compiled != right {
