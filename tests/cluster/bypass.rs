@@ -106,7 +106,12 @@ fn without_nftables(cluster: &Cluster) -> Result<()> {
     ensure!(before.lines().count() <= rules()?.lines().count(), "what was in force stays in the kernel");
     patch(r#"{"type": "RuntimeDefault"}"#)?;
     cluster.kubectl(&["rollout", "status", "daemonset/agent", "--namespace=kube-security-groups", "--timeout=60s"])?;
-    over(cluster, "KernelSupported")
+    over(cluster, "KernelSupported")?;
+    // Where there are no tables, there is none to wait for.
+    patch(r#"{"type": "Localhost", "localhostProfile": "no-nfnetlink.json"}"#)?;
+    told(cluster, "KernelSupported", "KernelFeatureMissing")?;
+    cluster.helm(&["uninstall", "kube-security-groups", "--namespace=kube-security-groups", "--wait", "--timeout=120s"])?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,7 +29,9 @@ pub async fn start_with(builder: Builder) -> Result<Cluster> {
             node.netns().set(&[("bridge/bridge-nf-call-iptables", "0"), ("bridge/bridge-nf-call-ip6tables", "0")])?;
         }
     }
+    let started = Instant::now();
     tokio::task::block_in_place(|| demo::install(&cluster))?;
+    println!("ready {:.1} s after the first `helm install`", started.elapsed().as_secs_f64());
     Ok(cluster)
 }
 

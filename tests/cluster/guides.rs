@@ -102,7 +102,16 @@ async fn every_command_of_the_guides_does_what_the_page_says() -> Result<()> {
             .collect::<Result<_>>()?;
         pages.retain(|page| page != "install.md");
         pages.sort();
-        pages.iter().try_for_each(|page| follow(&cluster, page))
+        let without_helm = pages.pop().filter(|page| page == "without-helm.md").context("the last page")?;
+        pages.iter().try_for_each(|page| follow(&cluster, page))?;
+        cluster.helm(&["uninstall", "kube-security-groups", "--namespace=kube-security-groups", "--wait"])?;
+        follow(&cluster, &without_helm)?;
+        for node in cluster.nodes() {
+            ensure!(!node.nft("list tables")?.contains("k8s-sg"), "{} has a table", node.name());
+        }
+        let left = cluster.kubectl(&["get", "crd", "--output=name"])?;
+        ensure!(!left.contains("securitygroups.dev"), "{left}");
+        Ok(())
     })
 }
 

@@ -9,6 +9,7 @@ use lab::{Cluster, images};
 
 use super::cases::{Source, hold, udp};
 use super::fixture::{Running, in_force, in_turn, page, pod_addresses, report, rules, run_server, start_with, under_streams, until};
+use super::three_tiers::article;
 
 const NAMESPACE: &str = "--namespace=kube-security-groups";
 const RELEASE: &str = "kube-security-groups";
@@ -78,7 +79,8 @@ async fn s41_p39_p40_p41_p42_p43_installed_upgraded_switched_off_and_removed_by_
                 ("installed from a package of a version before this one", |cluster| {
                     demo::install_chart(cluster, &package(cluster, "0.0.1")?, &[])?;
                     in_force(cluster, "t")?;
-                    served(cluster)
+                    served(cluster)?;
+                    article(cluster)
                 }),
                 ("restarted", restarted),
                 ("upgraded", upgraded),
@@ -95,6 +97,16 @@ async fn s41_p39_p40_p41_p42_p43_installed_upgraded_switched_off_and_removed_by_
                     println!("ready {:.1} s after `helm install`: {}", started.elapsed().as_secs_f64(), memory(cluster)?);
                     in_force(cluster, "t")?;
                     served(cluster)
+                }),
+                ("uninstalled with all that was written", |cluster| {
+                    helm(cluster, "upgrade", &[&demo::chart(), "--set=crds.keep=false"])?;
+                    helm(cluster, "uninstall", &[])?;
+                    let kinds = cluster.kubectl(&["get", "crd", "--output=name"])?;
+                    ensure!(!kinds.contains("securitygroups.dev"), "{kinds}");
+                    for node in cluster.nodes() {
+                        ensure!(!node.nft("list tables")?.contains("k8s-sg"), "{} has a table", node.name());
+                    }
+                    Ok(())
                 }),
             ],
         )
@@ -189,8 +201,10 @@ fn removed(cluster: &Cluster) -> Result<()> {
 /// P39: switched off, rules are gone, agents are well and say so; switched on, everything is as before.
 fn switched_off(cluster: &Cluster) -> Result<()> {
     let chart = demo::chart();
-    helm(cluster, "upgrade", &[&chart, "--set=enforce=false"])?;
+    helm(cluster, "upgrade", &[&chart, "--set=enforce=false,metrics.exposeAgents=true"])?;
     for (number, node) in cluster.nodes().iter().enumerate() {
+        let open = page(cluster, number, SocketAddr::new(node.v4().into(), 9651), "/metrics")?;
+        ensure!(open.contains("\nsecuritygroups_agent_enforcing 0\n"), "{open}");
         ensure!(!node.nft("list tables")?.contains("k8s-sg"), "{} has a table", node.name());
         let said = report(cluster, number)?["conditions"].to_string();
         ensure!(said.contains("EnforcementOff"), "{said}");
@@ -223,7 +237,7 @@ fn kept(cluster: &Cluster) -> Result<()> {
 
 /// A node reboots: what it lets through between its start and its agent's first commit is measured, and then everything is as before.
 #[tokio::test(flavor = "multi_thread")]
-async fn p45_a_node_that_reboots() -> Result<()> {
+async fn p44_p45_a_node_that_reboots() -> Result<()> {
     let mut cluster = start_with(Cluster::builder("reboot")).await?;
     tokio::task::block_in_place(|| run_server(&cluster))?;
     // Its disk forgets who had which address: the server gets one of the first.

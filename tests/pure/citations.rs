@@ -28,7 +28,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("P36", "denials are explained by a later step"),
     ("P37", "denials are explained by a later step"),
     ("P38", "denials are explained by a later step"),
-    ("P44", "reboots are a later step"),
 ];
 
 fn read(path: &str) -> String {

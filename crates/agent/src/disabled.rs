@@ -5,10 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use api::NodeReportStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use netlink::Nftables;
+use netlink::{Nftables, Unsupported};
 use policy::model::NodeName;
 use ruleset::{Kernel, Op, Transaction};
 use runtime::client::with_causes;
@@ -19,6 +18,7 @@ use runtime::shutdown::CancellationToken;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use crate::metrics::Metrics;
 use crate::reporter::Reporter;
 
 /// What `/readyz` waits for: a rollout of this setting is complete when no rule is left anywhere, and every report says so.
@@ -32,14 +32,17 @@ pub async fn run(
     reporter: Reporter,
     own_table: bool,
     listen: SocketAddr,
-    registry: Registry,
+    metrics_listen: Option<SocketAddr>,
+    mut registry: Registry,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     readiness.wait(REMOVED, "enforcement is switched off (--enforce=false), and the table inet k8s-sg is not removed yet");
     let heartbeat = Heartbeat::default();
+    // All as with enforcement, and nothing in force.
+    let _zeros = Metrics::new(&mut registry);
     let served = Served { readiness: readiness.clone(), heartbeat: heartbeat.clone(), registry: Arc::new(registry) };
-    let (address, _server) = served.serve(listen, shutdown.clone()).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let address = served.open(listen, metrics_listen, &shutdown).await?;
     tracing::info!(%node, %address, version = env!("CARGO_PKG_VERSION"), "starting, to enforce nothing");
     let off = async {
         remove(own_table, &reporter, &readiness).await;
@@ -86,9 +89,10 @@ async fn remove_table(own_table: bool) -> Result<(), String> {
         kernel.commit(&Transaction { ops: vec![Op::AddTable, Op::DeleteTable] })?;
         kernel.settle()
     };
-    match spawn_blocking(remove).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(with_causes(&error)),
+    // A kernel that has no tables has none of ours.
+    let none = || netlink::unsupported().is_ok_and(|lacking| lacking.iter().any(Unsupported::is_all_there_is));
+    match spawn_blocking(move || remove().or_else(|error| if none() { Ok(()) } else { Err(error) })).await {
+        Ok(removed) => removed.map_err(|error| with_causes(&error)),
         Err(panicked) => Err(panicked.to_string()),
     }
 }

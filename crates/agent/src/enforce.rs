@@ -99,8 +99,18 @@ impl<K: Kernel> Enforcement<K> {
         let made_anew = transaction.replaces();
         let transaction = if made_anew || just_read { self.keeping(transaction) } else { transaction };
         let ops = transaction.ops.len();
+        let mut cleared = true;
         for (phase, part) in transaction.phases() {
             if let Err(error) = self.kernel.commit(&part) {
+                if phase == Phase::Clear {
+                    // Of what is left over no packet knows: the plan is in force.
+                    tracing::warn!(
+                        error = with_causes(&error),
+                        "cannot remove what nothing refers to any more; the next change tries again"
+                    );
+                    cleared = false;
+                    break;
+                }
                 // A commit whose answer was lost may have taken effect.
                 let held = std::mem::replace(&mut self.held, Held::Unread);
                 let refused: Vec<Op> = K::refused(&error).into_iter().filter_map(|step| part.ops.get(step).cloned()).collect();
@@ -120,7 +130,10 @@ impl<K: Kernel> Enforcement<K> {
             self.last_commit = Some(now());
             self.stands = Some(fingerprint.to_string());
         }
-        self.held = Held::Table(plan.ruleset.clone(), fingerprint);
+        self.held = match cleared {
+            true => Held::Table(plan.ruleset.clone(), fingerprint),
+            false => self.kernel.load().map_or(Held::Unread, |found| self.holding(found)),
+        };
         let repaired = std::mem::take(&mut self.foreign);
         Ok(Committed { value: plan, hash: fingerprint.to_string(), last_commit: self.last_commit.clone(), ops, before, repaired })
     }

@@ -71,12 +71,17 @@ impl<W> Facts<W> {
                     Change::Reset(kind, _) => self.listed.insert(*kind),
                     _ => false,
                 };
+                let mut since = self.since.clone();
                 match &change {
-                    Change::Apply(object) => self.since.applied(object),
-                    Change::Delete(key) => self.since.deleted(key),
-                    Change::Reset(kind, _) => self.since.listed(*kind),
+                    Change::Apply(object) => since.applied(object),
+                    Change::Delete(key) => since.deleted(key),
+                    Change::Reset(kind, _) => since.listed(*kind),
                 }
                 let changed = change.apply_to(&mut self.cluster);
+                // A status that was written is none.
+                if changed == Changed::Yes {
+                    self.since = since;
+                }
                 // An empty first list is news as well.
                 if first { Changed::Yes } else { changed }
             }

@@ -170,7 +170,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let as_node = if options.as_node { client::connect_as(Some(format!("system:node:{node}")), &calls).await? } else { client.clone() };
     let reporter = Reporter::new(&client, &as_node, node.clone());
     if !options.enforce {
-        return disabled::run(node, reporter, options.own_table, options.listen, registry, shutdown).await;
+        let metrics_listen = options.metrics_listen.and_then(|Address(address)| address);
+        return disabled::run(node, reporter, options.own_table, options.listen, metrics_listen, registry, shutdown).await;
     }
     let set = options.set_bridge_netfilter;
     let (touched, foreign) = mpsc::channel(1);
@@ -191,12 +192,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let (watches, messages) = Watches::<Message>::new(client.clone(), readiness.clone(), &mut registry);
     let metrics = Metrics::new(&mut registry);
     let served = Served { readiness: readiness.clone(), heartbeat: heartbeat.clone(), registry: Arc::new(registry) };
-    let cannot = |address| move || format!("cannot listen on {address}");
-    let (address, _server) = served.serve(options.listen, shutdown.clone()).await.with_context(cannot(options.listen))?;
-    if let Some(Address(Some(metrics))) = options.metrics_listen {
-        let (address, _server) = served.serve_metrics(metrics, shutdown.clone()).await.with_context(cannot(metrics))?;
-        tracing::info!(%address, "metrics are open to whoever reaches this address");
-    }
+    let address = served.open(options.listen, options.metrics_listen.and_then(|Address(address)| address), &shutdown).await?;
     tracing::info!(%node, %address, version = env!("CARGO_PKG_VERSION"), "starting");
 
     let _open = [

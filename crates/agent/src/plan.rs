@@ -73,7 +73,13 @@ impl Planner {
         let compiled = self.compiler.follow(cluster, since);
         let wanted = NodePolicy { exempt: self.exempt.clone(), ..compiled.policy.clone() };
         self.policy = self.held_back.out_of(&wanted);
-        let of_members = Plan { ruleset: self.lowering.lower(&self.policy), incomplete: incomplete(compiled), ..self.last.clone() };
+        let of_members = Plan {
+            ruleset: self.lowering.lower(&self.policy),
+            incomplete: incomplete(compiled),
+            // What is held back may have changed.
+            rules: self.policy.groups.clone(),
+            ..self.last.clone()
+        };
         self.last = match slices_alone {
             true => of_members,
             false => Plan {
@@ -85,7 +91,6 @@ impl Planner {
                 named: compiled.named.values().cloned().collect(),
                 endpoints: self.policy.endpoints.len(),
                 addresses: addresses(&self.policy),
-                rules: self.policy.groups.clone(),
                 ..of_members
             },
         };

@@ -29,6 +29,13 @@ pub struct Unsupported {
     pub provided_by: &'static str,
 }
 
+impl Unsupported {
+    /// Whether, without it, there can be no table at all, and none has to be removed.
+    pub fn is_all_there_is(&self) -> bool {
+        [SOCKET, TABLES].contains(&self.feature)
+    }
+}
+
 /// What the kernel does not take of what our rulesets consist of, in the network namespace that the calling thread is in; empty where it
 /// takes all. An error is no answer to that question.
 pub fn unsupported() -> Result<Vec<Unsupported>, Error> {
@@ -147,7 +154,7 @@ fn features() -> Vec<Feature> {
     };
     let states = CtStates { established: true, related: true, new: true, invalid: true, untracked: true };
     let count = Rule { matches: vec![], counter: Some("counter".into()), action: Action::Continue };
-    let nf_tables = "the kernel module nf_tables (CONFIG_NF_TABLES) of Linux 5.14 or newer";
+    let nf_tables = "the kernel module nf_tables (CONFIG_NF_TABLES) of Linux 5.10 or newer";
     vec![
         feature(TABLES, "the kernel module nf_tables (CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET)", vec![]),
         feature(

@@ -13,7 +13,7 @@ use api::{MemberSlice, NodeReport, PrefixList, SecurityGroup};
 use futures::{TryStreamExt, stream};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, Node, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use runtime::calls::Calls;
@@ -88,6 +88,8 @@ impl Cluster {
     /// Makes the agents remove their tables, and the statuses say so.
     async fn remove_rules(&self) -> anyhow::Result<()> {
         let agents: Api<DaemonSet> = Api::namespaced(self.client.clone(), &self.namespace);
+        // Before another set of pods hides who ever ran.
+        let bare = self.never_guarded().await?;
         let off = json!({ "spec": {
             "updateStrategy": { "rollingUpdate": { "maxUnavailable": "100%", "maxSurge": null } },
             "template": { "spec": { "containers": [{ "name": "agent", "env": [{ "name": "ENFORCE", "value": "false" }] }] } },
@@ -104,7 +106,7 @@ impl Cluster {
             let set = in_time(agents.get("agent")).await.context("cannot read the DaemonSet agent")?;
             let generation = set.metadata.generation;
             if set.status.is_some_and(|status| status.observed_generation == generation) {
-                let (waiting, away) = self.with_rules(generation.unwrap_or_default()).await?;
+                let (waiting, away) = self.with_rules(generation.unwrap_or_default(), &bare).await?;
                 if waiting.is_empty() {
                     if !away.is_empty() {
                         tracing::warn!(nodes = ?away, "these nodes are not ready: should they come back without a reboot, `nft delete table inet k8s-sg` removes their rules");
@@ -113,7 +115,7 @@ impl Cluster {
                 }
                 if Instant::now() > self.deadline {
                     bail!(
-                        "these nodes still have rules: {waiting:?}; see `kubectl logs -n {} -l app.kubernetes.io/component=agent`. To \
+                        "these nodes have not said that their rules are gone: {waiting:?}; see `kubectl logs -n {} -l app.kubernetes.io/component=agent`. To \
                          uninstall and leave the rules there: --rules=keep (uninstall.rules=keep of the chart)",
                         self.namespace
                     );
@@ -142,15 +144,27 @@ impl Cluster {
         }
     }
 
+    /// Nodes whose agent has never started, for want of its image or of a fitting processor: there is nothing to remove.
+    async fn never_guarded(&self) -> anyhow::Result<BTreeSet<String>> {
+        let reports: BTreeSet<String> = self.all::<NodeReport>().await?.iter().map(ResourceExt::name_any).collect();
+        let agents = self.pods("agent").await?;
+        let (idle, ran): (Vec<&Pod>, Vec<&Pod>) = agents.iter().partition(|pod| never_started(pod));
+        let ran: BTreeSet<String> = ran.into_iter().filter_map(node_of).collect();
+        Ok(idle.into_iter().filter_map(node_of).filter(|node| !reports.contains(node) && !ran.contains(node)).collect())
+    }
+
     /// Nodes with an agent, or the report of one, that has not said yet that its table is gone: those that are ready, and those that are not.
-    async fn with_rules(&self, generation: i64) -> anyhow::Result<(BTreeSet<String>, BTreeSet<String>)> {
+    async fn with_rules(&self, generation: i64, bare: &BTreeSet<String>) -> anyhow::Result<(BTreeSet<String>, BTreeSet<String>)> {
         let agents = self.pods("agent").await?;
         let done: BTreeSet<String> = agents.iter().filter(|pod| is_done(pod, generation)).filter_map(node_of).collect();
         let reports = self.all::<NodeReport>().await?;
         // An agent whose report could not be written yet may have rules as well.
         let known: BTreeSet<String> = reports.iter().map(ResourceExt::name_any).chain(agents.iter().filter_map(node_of)).collect();
         let nodes = self.all::<Node>().await?;
-        let waiting = nodes.iter().filter(|node| known.contains(&node.name_any()) && !done.contains(&node.name_any()));
+        let waiting = nodes.iter().filter(|node| {
+            let name = node.name_any();
+            known.contains(&name) && !done.contains(&name) && !bare.contains(&name)
+        });
         let (ready, away): (Vec<&Node>, Vec<&Node>) = waiting.partition(|node| is_ready(node));
         let names = |nodes: Vec<&Node>| nodes.into_iter().map(ResourceExt::name_any).collect();
         Ok((names(ready), names(away)))
@@ -267,6 +281,14 @@ fn is_done(pod: &Pod, generation: i64) -> bool {
     of_it && conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+/// No container of it runs or has ever run.
+fn never_started(pod: &Pod) -> bool {
+    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let started =
+        |state: &Option<ContainerState>| state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some());
+    !containers.into_iter().flatten().any(|it| it.restart_count > 0 || started(&it.state) || started(&it.last_state))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,6 +307,20 @@ mod tests {
         assert!(!is_done(&pod("2", "True"), 3), "it was started with enforcement on");
         assert!(!is_done(&pod("3", "False"), 3), "its table is not gone yet");
         assert!(!is_done(&Pod::default(), 3));
+    }
+
+    #[test]
+    fn an_agent_that_waits_for_its_image_has_never_started_and_one_that_crashes_has() {
+        let pod = |container: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({ "metadata": {}, "status": { "containerStatuses": [container] } })).unwrap()
+        };
+        let container = |restarts: u8, state: serde_json::Value, last: serde_json::Value| json!({ "name": "agent", "image": "", "imageID": "", "ready": false, "restartCount": restarts, "state": state, "lastState": last });
+        let (waits, ended) = (json!({ "waiting": { "reason": "ImagePullBackOff" } }), json!({ "terminated": { "exitCode": 1 } }));
+        assert!(never_started(&Pod::default()) && never_started(&pod(container(0, waits.clone(), json!({})))));
+        assert!(!never_started(&pod(container(0, json!({ "running": {} }), json!({})))));
+        assert!(!never_started(&pod(container(0, ended.clone(), json!({})))));
+        assert!(!never_started(&pod(container(0, waits.clone(), ended))));
+        assert!(!never_started(&pod(container(3, waits, json!({})))));
     }
 
     #[test]

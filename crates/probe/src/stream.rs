@@ -16,6 +16,8 @@ use socket2::{Socket, Type};
 use crate::outcome::{Failure, Target, milliseconds};
 
 const MAGIC: &[u8; 4] = b"ksgs";
+/// How late a flow may be seen to have timed out, and the order to stop.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// What a flow is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,7 +138,8 @@ impl Stream {
                 flows.push(flow);
             }
             // Slept to the nanosecond, which epoll cannot: to spin would take a processor from what is measured.
-            let wait = if sending { due.saturating_duration_since(Instant::now()) } else { Duration::from_millis(1) };
+            let next = if sending { due.saturating_duration_since(Instant::now()) } else { LOOK };
+            let wait = next.min(LOOK);
             ppoll(&mut [PollFd::new(epoll.0.as_fd(), PollFlags::POLLIN)], Some(wait.into()), None)?;
             let mut events = [EpollEvent::empty(); 64];
             let count = epoll.wait(&mut events, EpollTimeout::ZERO)?;

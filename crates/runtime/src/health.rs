@@ -1,7 +1,8 @@
 //! `/healthz`, `/readyz`, `/metrics`.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::{Error, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -110,17 +111,43 @@ impl Served {
         self.run(address, health.route("/metrics", get(metrics)), shutdown).await
     }
 
+    /// The same, and `/metrics` alone at another address if there is one; the first as it was bound.
+    pub async fn open(
+        &self,
+        address: SocketAddr,
+        metrics: Option<SocketAddr>,
+        shutdown: &CancellationToken,
+    ) -> std::io::Result<SocketAddr> {
+        let (bound, _) = self.serve(address, shutdown.clone()).await?;
+        if let Some(metrics) = metrics {
+            let (address, _) = self.serve_metrics(metrics, shutdown.clone()).await?;
+            tracing::info!(%address, "metrics are open to whoever reaches this address");
+        }
+        Ok(bound)
+    }
+
     /// The same of `/metrics` alone, for an address that others reach.
     pub async fn serve_metrics(&self, address: SocketAddr, shutdown: CancellationToken) -> std::io::Result<Server> {
         self.run(address, Router::new().route("/metrics", get(metrics)), shutdown).await
     }
 
     async fn run(&self, address: SocketAddr, router: Router<Served>, shutdown: CancellationToken) -> std::io::Result<Server> {
-        let listener = TcpListener::bind(address).await?;
+        let cannot = |error: Error| Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+        let listener = bind(address).await.map_err(cannot)?;
         let bound = listener.local_addr()?;
         let router = router.with_state(self.clone());
         let task = tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await });
         Ok((bound, task))
+    }
+}
+
+/// `[::]` is every address, of IPv4 too: also where the kernel has no IPv6 (`ipv6.disable=1`).
+async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
     }
 }
 

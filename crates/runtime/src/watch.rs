@@ -4,21 +4,25 @@
 //! `resourceVersion=0`: since Kubernetes 1.31 they come from the API server's cache as well, and a list from a cache that lags behind would
 //! take the rules in force back in time (S38, S41).
 //!
+//! Once the server answers one watch again, all others of the program try at once: none waits for the end of its own backoff.
+//!
 //! A watch that cannot be resumed because the server is away starts over with its list: etcd may be restored meanwhile from an older
 //! snapshot. To resume from a version that is no more is not refused, but says nothing until versions have come so far again.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use policy::AttachmentRef;
 use policy::index::{Changed, Cluster, Key, Kind, Object};
@@ -28,7 +32,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -130,6 +134,7 @@ pub struct Watches<M> {
     readiness: Readiness,
     errors: Family<Vec<(String, String)>, Counter>,
     opened: AtomicU64,
+    answers: Arc<Notify>,
 }
 
 impl<M: Send + 'static> Watches<M> {
@@ -138,7 +143,7 @@ impl<M: Send + 'static> Watches<M> {
         let errors = Family::default();
         registry.register("watch_errors", "Errors of watches, each followed by another try", errors.clone());
         let (messages, receiver) = mpsc::channel(1024);
-        (Watches { client, messages, readiness, errors, opened: AtomicU64::new(0) }, receiver)
+        (Watches { client, messages, readiness, errors, opened: AtomicU64::new(0), answers: Arc::default() }, receiver)
     }
 
     /// All pods as facts.
@@ -246,7 +251,8 @@ impl<M: Send + 'static> Watches<M> {
         let waits_as = format!("watch {} of {name}", self.opened.fetch_add(1, Ordering::Relaxed) + 1);
         self.readiness.wait(&waits_as, "not listed yet");
         let errors = self.errors.get_or_create_owned(&vec![("watch".to_string(), name.to_string())]);
-        let watching = Watching { name: name.to_string(), waits_as: waits_as.clone(), readiness: self.readiness.clone(), errors };
+        let (readiness, answers) = (self.readiness.clone(), self.answers.clone());
+        let watching = Watching { name: name.to_string(), waits_as: waits_as.clone(), readiness, errors, answers };
         let task = tokio::spawn(watching.run(anew(api, config), self.messages.clone(), read, wrap));
         Watch { task, waits_as, readiness: self.readiness.clone() }
     }
@@ -311,6 +317,8 @@ struct Watching {
     waits_as: String,
     readiness: Readiness,
     errors: Counter,
+    /// Told when the server answers a watch that had failed.
+    answers: Arc<Notify>,
 }
 
 impl Watching {
@@ -323,14 +331,20 @@ impl Watching {
     ) where
         K: Resource,
     {
-        // `Init`, which comes before every try to list, would reset the backoff: a server that cannot answer lists would be asked by every
-        // agent about once a second, for ever.
-        let events = events.try_filter(|event| std::future::ready(!matches!(event, watcher::Event::Init)));
-        let mut events = std::pin::pin!(events.default_backoff());
+        let mut events = std::pin::pin!(events);
         let mut listing = Vec::new();
         let mut complaint = Complaint::default();
+        let mut backoff = watcher::DefaultBackoff::default();
+        let mut failing = false;
         while let Some(event) = events.next().await {
+            if !matches!(event, Err(_) | Ok(watcher::Event::Init)) {
+                backoff.reset();
+                if std::mem::take(&mut failing) {
+                    self.answers.notify_waiters();
+                }
+            }
             let step = match event {
+                // Comes before every try to list, and is no answer: a server that cannot list would be asked about once a second for ever.
                 Ok(watcher::Event::Init) => continue,
                 Ok(watcher::Event::InitApply(object)) => {
                     if let Step::Apply(item) = self.step(object, &read) {
@@ -348,6 +362,12 @@ impl Watching {
                     // The next list starts over.
                     listing.clear();
                     self.failed(&error, &mut complaint);
+                    failing = true;
+                    let wait = backoff.next().unwrap_or_default();
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = self.answers.notified() => {}
+                    }
                     continue;
                 }
             };

@@ -34,7 +34,10 @@ fn the_plain_manifests_are_the_charts() -> Result<()> {
     let dns = ["--set", "exempt={ClusterDNS}", "--show-only", "templates/rbac/cluster-dns.yaml"];
     let (done, out, err) = helm(&[&render[..], &dns].concat())?;
     ensure!(done, "{err}");
-    golden("deploy/options/exempt-cluster-dns.yaml", out.strip_prefix("---\n").context("a document")?)
+    golden("deploy/options/exempt-cluster-dns.yaml", out.strip_prefix("---\n").context("a document")?)?;
+    let (done, out, err) = helm(&["template", render[1], render[2], render[3], "--show-only", "templates/uninstall.yaml"])?;
+    ensure!(done, "{err}");
+    golden("deploy/options/uninstall.yaml", out.strip_prefix("---\n").context("a document")?)
 }
 
 /// Without what is the same by default, so that it can be read.

@@ -49,7 +49,7 @@ fn listed(server: &Server) -> Result<String> {
 pub async fn an_agent_is_bound_to_its_node(server: &Server) -> Result<()> {
     let status = r#"{"status":{"allocatable":{"cpu":"4","memory":"8Gi","pods":"20"}}}"#;
     for node in ["n1", "n2"] {
-        let object = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": node } });
+        let object = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": node, "labels": { "kubernetes.io/os": "linux" } } });
         server.kubectl_object(&["create", "-f", "-"], &object)?.silent(node)?;
         server.kubectl(&["patch", "node", node, "--subresource=status", "--type=merge", "-p", status])?.silent(node)?;
     }

@@ -110,6 +110,7 @@ fn what_is_wrong_is_refused_with_its_place() -> Result<()> {
         "operator.replicas=0",
         "operator.tolerations[0].efect=NoSchedule",
         "metrics.agentPort=70000",
+        "metrics.exposeAgents=true,metrics.exposedPort=9650",
         "metrics.monitor.kind=Monitor",
         "metrics.monitor.kind=PodMonitor",
         "alerts.enable=true",

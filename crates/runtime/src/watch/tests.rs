@@ -76,16 +76,22 @@ fn one_line_a_minute() {
 
 /// Answers requests in order: whole lists, or watches that end at once after some events.
 fn server(mut answers: VecDeque<(u16, String)>) -> (Client, Arc<Mutex<Vec<String>>>) {
+    server_that(move |_| answers.pop_front())
+}
+
+/// Answers requests by what they ask for; `None`: a watch on which nothing happens.
+fn server_that(mut answer: impl FnMut(&str) -> Option<(u16, String)> + Send + 'static) -> (Client, Arc<Mutex<Vec<String>>>) {
     let (service, mut requests) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let asked = seen.clone();
     tokio::spawn(async move {
+        let mut open = Vec::new();
         while let Some((request, send)) = requests.next_request().await {
-            asked.lock().unwrap().push(request.uri().to_string());
-            match answers.pop_front() {
+            let uri = request.uri().to_string();
+            asked.lock().unwrap().push(uri.clone());
+            match answer(&uri) {
                 Some((code, body)) => send.send_response(Response::builder().status(code).body(Body::from(body.into_bytes())).unwrap()),
-                // A watch on which nothing happens.
-                None => std::future::pending().await,
+                None => open.push(send),
             }
         }
     });
@@ -152,6 +158,26 @@ async fn a_server_that_cannot_list_is_asked_ever_more_seldom() {
     tokio::time::sleep(Duration::from_secs(300)).await;
     let asked = asked.lock().unwrap().len();
     assert!((8..30).contains(&asked), "asked {asked} times in five minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_the_server_answers_one_watch_all_try_again() {
+    let away = json!({"kind": "Status", "status": "Failure", "message": "away", "reason": "ServiceUnavailable", "code": 503}).to_string();
+    let list = json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": []}).to_string();
+    let start = Instant::now();
+    let (client, _) = server_that(move |uri| match start.elapsed() < Duration::from_secs(300) {
+        true => Some((503, away.clone())),
+        false => (!uri.contains("watch=")).then(|| (200, list.clone())),
+    });
+    let (watches, mut messages) = Watches::<Kind>::new(client, Readiness::default(), &mut Registry::default());
+    let kind = |change| if let Change::Reset(kind, _) = change { kind } else { panic!("{change:?}") };
+    let _watches = [watches.namespaces(kind), watches.security_groups(kind), watches.attachments(kind), watches.prefix_lists(kind)];
+    let mut listed = BTreeSet::from([messages.recv().await.unwrap()]);
+    let first = Instant::now();
+    while listed.len() < 4 {
+        listed.insert(messages.recv().await.unwrap());
+    }
+    assert!(first.elapsed() < Duration::from_millis(100), "the others took {:?} more", first.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
