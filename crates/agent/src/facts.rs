@@ -119,3 +119,26 @@ impl<W> Facts<W> {
         self.slices.listed().then_some(planned)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use policy::index::Object;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_that_was_written_makes_nothing_be_worked_out_again() {
+        let mut facts = Facts::new(NodeName("n1".into()), BTreeSet::new());
+        let metadata = ObjectMeta { namespace: Some("shop".into()), name: Some("web".into()), ..ObjectMeta::default() };
+        let group = |spec| Message::Fact(Change::Apply(Object::security_group(&metadata, &spec)));
+        for kind in FIRST {
+            let _ = facts.take(Message::Fact(Change::Reset(kind, Vec::new())));
+        }
+        assert!(facts.plan(|_, _| ()).is_some());
+        assert_eq!((facts.take(group(json!({}))), &facts.since), (Changed::Yes, &Since::Anything));
+        assert!(facts.plan(|_, _| ()).is_some());
+        assert_eq!((facts.take(group(json!({}))), &facts.since), (Changed::No, &Since::Slices));
+    }
+}
