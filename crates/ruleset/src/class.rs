@@ -19,21 +19,21 @@
 //!
 //! ```text
 //!                        ports differ   one port   and 250 networks
-//! this one                       1.22       1.22               1.21
-//! peer first                     1.40       1.39               7.80
-//! port first                     1.29      11.48              15.72
-//! port first, intervals          1.43      11.38              15.76
-//! one rule a peer                4.91      14.64              22.44
+//! this one                       1.21       1.23               1.23
+//! peer first                     1.40       1.42               7.90
+//! port first                     1.30      11.74              15.95
+//! port first, intervals          1.36      11.79              15.94
+//! one rule a peer                4.99      15.17              22.70
 //! ```
 //! And on commits, by `tests/bench commits`: milliseconds where 20 pods are in 5 groups each of 50 rules (5,000 rules, 10,000 members); ours in
-//! the agent, the others by the programs that load them, their start (2 ms) included (the same system, one run, busy with other work):
+//! the agent, the others by the programs that load them, their start (1.7 ms) included (the same system, one run):
 //!
 //! ```text
 //!                        full load   a member joins   a rule goes   a pod comes
-//! this one                     198              1.0           6.8           2.3
-//! one rule a peer              322               16            26            13
-//! one list                     306               13           293            30
-//! iptables + ipset           6,056              3.8         1,482         1,554
+//! this one                      80              0.9           2.5           2.4
+//! one rule a peer              109              3.2            22           4.2
+//! one list                     129              2.8           117           9.3
+//! iptables + ipset           2,073              2.7           584           584
 //! ```
 //! A map for each list of rules is what counting each rule costs: the same peers on another port stand in another map.
 //!
