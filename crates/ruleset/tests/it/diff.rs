@@ -12,6 +12,18 @@ fn change(after: &NodePolicy) -> Vec<Op> {
     diff(&lower(&three_tier()), &lower(after)).ops
 }
 
+/// A table of another version of this program, told by the name of a chain.
+#[test]
+fn a_table_of_another_schema_is_made_anew_as_a_whole_and_one_of_ours_is_not() {
+    let wanted = lower(&three_tier());
+    let schema = wanted.chains.keys().find(|name| name.starts_with("schema-")).unwrap().clone();
+    let mut older = wanted.clone();
+    let chain = older.chains.remove(&schema).unwrap();
+    older.chains.insert("schema-1".into(), chain);
+    assert_eq!(diff(&older, &wanted), Transaction::replace(&wanted));
+    assert_eq!(diff(&wanted, &wanted).ops, []);
+}
+
 #[test]
 fn a_member_that_joins_is_one_element_a_family() {
     let after = three_tier().members("shop/app", &["10.2.0.3", "10.3.0.3", "fd00:2::3", "fd00:3::3"]);
