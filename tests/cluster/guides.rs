@@ -46,9 +46,11 @@ fn says(line: &str, expected: &str) -> bool {
     line.ends_with(last)
 }
 
+const GUIDES: &str = "deploy/guides";
+
 /// Runs the commands of a page in one shell; each block of output has to be found, line by line, in what the commands before it print.
 fn follow(cluster: &Cluster, page: &str) -> Result<()> {
-    let text = fs::read_to_string(root().join("deploy/guides").join(page)).with_context(|| page.to_owned())?;
+    let text = fs::read_to_string(root().join(page)).with_context(|| page.to_owned())?;
     let blocks = blocks(&text);
     const END: &str = "--- end of a block ---";
     let commands: Vec<&Block> = blocks.iter().filter(|block| block.language == "sh").collect();
@@ -100,23 +102,23 @@ async fn every_command_of_the_guides_does_what_the_page_says() -> Result<()> {
     let cluster = Cluster::builder("guides").images([images::product()?]).start().await?;
     tokio::task::block_in_place(|| {
         // It begins with the image and ends with everything gone.
-        follow(&cluster, "install.md")?;
+        follow(&cluster, &format!("{GUIDES}/install.md"))?;
         demo::install(&cluster)?;
-        let mut pages: Vec<String> = fs::read_dir(root().join("deploy/guides"))?
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect::<Result<_>>()?;
+        let mut pages: Vec<String> =
+            fs::read_dir(root().join(GUIDES))?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<Result<_>>()?;
         pages.retain(|page| page != "install.md");
         pages.sort();
         let without_helm = pages.pop().filter(|page| page == "without-helm.md").context("the last page")?;
-        pages.iter().try_for_each(|page| follow(&cluster, page))?;
+        pages.iter().try_for_each(|page| follow(&cluster, &format!("{GUIDES}/{page}")))?;
         cluster.helm(&["uninstall", "kube-security-groups", "--namespace=kube-security-groups", "--wait"])?;
-        follow(&cluster, &without_helm)?;
+        follow(&cluster, &format!("{GUIDES}/{without_helm}"))?;
         for node in cluster.nodes() {
             ensure!(!node.nft("list tables")?.contains("k8s-sg"), "{} has a table", node.name());
         }
         let left = cluster.kubectl(&["get", "crd", "--output=name"])?;
         ensure!(!left.contains("securitygroups.dev"), "{left}");
-        Ok(())
+        // From the namespace to the last definition, too.
+        follow(&cluster, "charts/kube-security-groups/README.md")
     })
 }
 

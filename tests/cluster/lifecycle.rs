@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Cluster, images};
+use lab::{Cluster, Topology, images};
 
 use super::cases::{Source, hold, udp};
 use super::fixture::{Running, in_force, in_turn, page, pod_addresses, report, rules, run_server, start_with, under_streams, until};
@@ -65,7 +65,16 @@ fn left(cluster: &Cluster) -> Result<Vec<String>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s41_p39_p40_p41_p42_p43_installed_upgraded_switched_off_and_removed_by_helm() -> Result<()> {
-    let builder = Cluster::builder("lifecycle").images([images::product_as(BEFORE)?]);
+    lifecycle("lifecycle", Topology::Routed).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s41_p39_p40_p41_p42_p43_the_same_where_pods_are_bridged() -> Result<()> {
+    lifecycle("lifecycle-bridge", Topology::Bridge).await
+}
+
+async fn lifecycle(name: &str, topology: Topology) -> Result<()> {
+    let builder = Cluster::builder(name).topology(topology).images([images::product_as(BEFORE)?]);
     let cluster = start_with(builder).await?;
     tokio::task::block_in_place(|| {
         run_server(&cluster)?;

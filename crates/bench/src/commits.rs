@@ -151,6 +151,13 @@ pub fn measure(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
     at_full_size(rounds, tell)
 }
 
+/// The last slice of the first peer, which has so many members before it, in an even round with one more, in an odd one without.
+fn one_more_or_less(members: usize, round: usize) -> Result<Object> {
+    let slice = slices(0, members / SLICE * SLICE..members + 1 - round % 2).pop().ok_or_else(|| anyhow!("a slice"))?;
+    let Object::MemberSlice((namespace, _), slice) = slice else { unreachable!() };
+    Ok(Object::MemberSlice((namespace, "peer-0-last".into()), MemberSlice { head: false, ..slice }))
+}
+
 /// A member that joins or leaves a group that a rule here names.
 fn members(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
     let mut joins = Vec::new();
@@ -160,12 +167,7 @@ fn members(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
         let used = Used::reset()?;
         let mut took = Vec::new();
         for round in 0..usize::from(rounds) * 10 {
-            // One more in the last slice, and out again.
-            let last = members + 1 - round % 2;
-            let slice = slices(0, members / SLICE * SLICE..last).pop().ok_or_else(|| anyhow!("a slice"))?;
-            let Object::MemberSlice((namespace, _), slice) = slice else { unreachable!() };
-            let slice = MemberSlice { head: false, ..slice };
-            took.push(node.after(Object::MemberSlice((namespace, "peer-0-last".into()), slice))? * 1e3);
+            took.push(node.after(one_more_or_less(members, round)?)? * 1e3);
         }
         used.tell(&format!("a member joins or leaves, of {members}"), took.len(), tell)?;
         joins.push(median(took));
@@ -289,5 +291,13 @@ fn at_full_size(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
     }
     used.tell("a rule is edited there", edits.len(), tell)?;
     tell(Line::figure("a rule is edited there", median(edits), "ms"));
+
+    let used = Used::reset()?;
+    let mut joins = Vec::new();
+    for round in 0..usize::from(rounds) * 4 {
+        joins.push(node.after(one_more_or_less(100_000, round)?)? * 1e3);
+    }
+    used.tell("a member joins or leaves there", joins.len(), tell)?;
+    tell(Line::limit("a member joins or leaves there", median(joins), 1.0, "ms"));
     Ok(())
 }

@@ -106,7 +106,7 @@ impl Cluster {
             let set = in_time(agents.get("agent")).await.context("cannot read the DaemonSet agent")?;
             let generation = set.metadata.generation;
             if set.status.is_some_and(|status| status.observed_generation == generation) {
-                let (waiting, away) = self.with_rules(generation.unwrap_or_default(), &bare).await?;
+                let (waiting, away) = self.with_rules(&bare).await?;
                 if waiting.is_empty() {
                     if !away.is_empty() {
                         tracing::warn!(nodes = ?away, "these nodes are not ready: should they come back without a reboot, `nft delete table inet k8s-sg` removes their rules");
@@ -154,9 +154,9 @@ impl Cluster {
     }
 
     /// Nodes with an agent, or the report of one, that has not said yet that its table is gone: those that are ready, and those that are not.
-    async fn with_rules(&self, generation: i64, bare: &BTreeSet<String>) -> anyhow::Result<(BTreeSet<String>, BTreeSet<String>)> {
+    async fn with_rules(&self, bare: &BTreeSet<String>) -> anyhow::Result<(BTreeSet<String>, BTreeSet<String>)> {
         let agents = self.pods("agent").await?;
-        let done: BTreeSet<String> = agents.iter().filter(|pod| is_done(pod, generation)).filter_map(node_of).collect();
+        let done: BTreeSet<String> = agents.iter().filter(|pod| is_done(pod)).filter_map(node_of).collect();
         let reports = self.all::<NodeReport>().await?;
         // An agent whose report could not be written yet may have rules as well.
         let known: BTreeSet<String> = reports.iter().map(ResourceExt::name_any).chain(agents.iter().filter_map(node_of)).collect();
@@ -275,10 +275,11 @@ fn is_ready(node: &Node) -> bool {
 }
 
 /// An agent that was started with enforcement switched off, and is ready: then its table is gone, and its report says so.
-fn is_done(pod: &Pod, generation: i64) -> bool {
-    let of_it = pod.labels().get("pod-template-generation").is_some_and(|made_of| *made_of == generation.to_string());
+fn is_done(pod: &Pod) -> bool {
+    let mut env = pod.spec.iter().flat_map(|spec| &spec.containers).filter(|it| it.name == "agent").flat_map(|it| it.env.iter().flatten());
+    let off = env.any(|it| it.name == "ENFORCE" && it.value.as_deref() == Some("false"));
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    of_it && conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    off && conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// No container of it runs or has ever run.
@@ -293,9 +294,10 @@ fn never_started(pod: &Pod) -> bool {
 mod tests {
     use super::*;
 
-    fn pod(generation: &str, ready: &str) -> Pod {
+    fn pod(enforce: &str, ready: &str) -> Pod {
         let pod = json!({
-            "metadata": { "name": "agent-x", "labels": { "pod-template-generation": generation } },
+            "metadata": { "name": "agent-x" },
+            "spec": { "containers": [{ "name": "agent", "env": [{ "name": "NODE_NAME" }, { "name": "ENFORCE", "value": enforce }] }] },
             "status": { "conditions": [{ "type": "Initialized", "status": "True" }, { "type": "Ready", "status": ready }] },
         });
         serde_json::from_value(pod).unwrap()
@@ -303,10 +305,10 @@ mod tests {
 
     #[test]
     fn an_agent_from_before_and_one_that_is_not_ready_may_have_rules() {
-        assert!(is_done(&pod("3", "True"), 3));
-        assert!(!is_done(&pod("2", "True"), 3), "it was started with enforcement on");
-        assert!(!is_done(&pod("3", "False"), 3), "its table is not gone yet");
-        assert!(!is_done(&Pod::default(), 3));
+        assert!(is_done(&pod("false", "True")), "whoever has switched it off, and when");
+        assert!(!is_done(&pod("true", "True")), "it was started with enforcement on");
+        assert!(!is_done(&pod("false", "False")), "its table is not gone yet");
+        assert!(!is_done(&Pod::default()));
     }
 
     #[test]
