@@ -132,7 +132,12 @@ impl<K: Kernel> Enforcement<K> {
         }
         self.held = match cleared {
             true => Held::Table(plan.ruleset.clone(), fingerprint),
-            false => self.kernel.load().map_or(Held::Unread, |found| self.holding(found)),
+            false => {
+                let held = self.kernel.load().map_or(Held::Unread, |found| self.holding(found));
+                // What is left over is no part of what is in force.
+                self.stands = Some(fingerprint.to_string());
+                held
+            }
         };
         let repaired = std::mem::take(&mut self.foreign);
         Ok(Committed { value: plan, hash: fingerprint.to_string(), last_commit: self.last_commit.clone(), ops, before, repaired })

@@ -71,7 +71,7 @@ impl<W> Facts<W> {
                     Change::Reset(kind, _) => self.listed.insert(*kind),
                     _ => false,
                 };
-                let mut since = self.since.clone();
+                let mut since = Since::Slices;
                 match &change {
                     Change::Apply(object) => since.applied(object),
                     Change::Delete(key) => since.deleted(key),
@@ -80,7 +80,7 @@ impl<W> Facts<W> {
                 let changed = change.apply_to(&mut self.cluster);
                 // A status that was written is none.
                 if changed == Changed::Yes {
-                    self.since = since;
+                    self.since.join(since);
                 }
                 // An empty first list is news as well.
                 if first { Changed::Yes } else { changed }

@@ -76,6 +76,15 @@ impl Since {
         }
     }
 
+    /// Another has changed as well.
+    pub fn join(&mut self, other: Since) {
+        match other {
+            Since::Slices => {}
+            Since::Pods(pods) => pods.iter().for_each(|pod| self.pod(pod)),
+            Since::Anything => *self = Since::Anything,
+        }
+    }
+
     fn pod(&mut self, pod: &PodRef) {
         match self {
             Since::Slices => *self = Since::Pods(BTreeSet::from([pod.clone()])),

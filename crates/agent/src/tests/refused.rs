@@ -78,8 +78,13 @@ fn what_is_left_over_and_cannot_be_removed_changes_nothing_of_what_is_in_force()
     assert!(ready(&status) && has(&mut node, "web-0"), "{}", node.table().unwrap());
     assert_eq!(node.enforcement.recheck(), Ok(false), "nobody else has changed anything");
 
+    disliking(&mut node, "th dport 666");
+    node.take(apply(opens("app", 2, &[666], everybody())));
+    let failure = node.sync().unwrap().unwrap_err();
+    assert_eq!(failure.stands.as_ref(), Some(&status.ruleset_hash), "what was reported is in force still");
+
     disliking(&mut node, "");
-    node.take(apply(opens("app", 2, &[81], everybody())));
+    node.take(apply(opens("app", 3, &[81], everybody())));
     assert!(ready(&node.synced()) && !has(&mut node, "web-0"), "{}", node.table().unwrap());
 }
 
