@@ -155,6 +155,14 @@ pub fn rules(cluster: &Cluster, node: usize) -> Result<Vec<String>> {
     Ok(text.lines().skip(1).filter(|line| !line.starts_with("\tflags")).map(str::to_owned).collect())
 }
 
+/// Fails where a node has a table of ours.
+pub fn without_tables(cluster: &Cluster) -> Result<()> {
+    for node in cluster.nodes() {
+        ensure!(!node.nft("list tables")?.contains("k8s-sg"), "{} has a table", node.name());
+    }
+    Ok(())
+}
+
 /// Status and reason of a condition.
 pub fn condition(status: &Value, type_: &str) -> (String, String) {
     let found = status["conditions"].as_array().into_iter().flatten().find(|condition| condition["type"] == type_);

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use lab::{Cluster, images, programs};
 
+use super::fixture::without_tables;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_owned()
 }
@@ -112,9 +114,7 @@ async fn every_command_of_the_guides_does_what_the_page_says() -> Result<()> {
         pages.iter().try_for_each(|page| follow(&cluster, &format!("{GUIDES}/{page}")))?;
         cluster.helm(&["uninstall", "kube-security-groups", "--namespace=kube-security-groups", "--wait"])?;
         follow(&cluster, &format!("{GUIDES}/{without_helm}"))?;
-        for node in cluster.nodes() {
-            ensure!(!node.nft("list tables")?.contains("k8s-sg"), "{} has a table", node.name());
-        }
+        without_tables(&cluster)?;
         let left = cluster.kubectl(&["get", "crd", "--output=name"])?;
         ensure!(!left.contains("securitygroups.dev"), "{left}");
         // From the namespace to the last definition, too.

@@ -8,7 +8,9 @@ use anyhow::{Context, Result, ensure};
 use lab::{Cluster, Topology, images};
 
 use super::cases::{Source, hold, udp};
-use super::fixture::{Running, in_force, in_turn, page, pod_addresses, report, rules, run_server, start_with, under_streams, until};
+use super::fixture::{
+    Running, in_force, in_turn, page, pod_addresses, report, rules, run_server, start_with, under_streams, until, without_tables,
+};
 use super::three_tiers::article;
 
 const NAMESPACE: &str = "--namespace=kube-security-groups";
@@ -112,10 +114,7 @@ async fn lifecycle(name: &str, topology: Topology) -> Result<()> {
                     helm(cluster, "uninstall", &[])?;
                     let kinds = cluster.kubectl(&["get", "crd", "--output=name"])?;
                     ensure!(!kinds.contains("securitygroups.dev"), "{kinds}");
-                    for node in cluster.nodes() {
-                        ensure!(!node.nft("list tables")?.contains("k8s-sg"), "{} has a table", node.name());
-                    }
-                    Ok(())
+                    without_tables(cluster)
                 }),
             ],
         )
@@ -214,10 +213,10 @@ fn switched_off(cluster: &Cluster) -> Result<()> {
     for (number, node) in cluster.nodes().iter().enumerate() {
         let open = page(cluster, number, SocketAddr::new(node.v4().into(), 9651), "/metrics")?;
         ensure!(open.contains("\nsecuritygroups_agent_enforcing 0\n"), "{open}");
-        ensure!(!node.nft("list tables")?.contains("k8s-sg"), "{} has a table", node.name());
         let said = report(cluster, number)?["conditions"].to_string();
         ensure!(said.contains("EnforcementOff"), "{said}");
     }
+    without_tables(cluster)?;
     hold(cluster, udp(Source::World(1), &server(cluster)?, 7, true))?;
     until("the group says that it is in force nowhere", || {
         let said = cluster.kubectl(&["get", "sg", "server", "--namespace=t", "--output=jsonpath={.status.nodes.summary}"])?;
