@@ -1,5 +1,6 @@
 //! A cluster with the product and, for streams of packets, a server that only one outside client may reach.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -9,6 +10,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use api::Attachment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::{Selector, SelectorExt};
 use lab::{Builder, Cluster, images};
 use probe::stream::Kind;
 use probe::{Report, Stream, Target};
@@ -32,6 +36,9 @@ pub async fn start_with(builder: Builder) -> Result<Cluster> {
     let started = Instant::now();
     tokio::task::block_in_place(|| demo::install(&cluster))?;
     println!("ready {:.1} s after the first `helm install`", started.elapsed().as_secs_f64());
+    // The API server keeps the first object of a new definition waiting for up to two seconds.
+    let reported = || Ok(cluster.kubectl(&["get", "nodereports", "--output=name"])?.lines().count() == cluster.nodes().len());
+    tokio::task::block_in_place(|| until("every node reports", reported))?;
     Ok(cluster)
 }
 
@@ -55,7 +62,31 @@ pub fn apply(cluster: &Cluster, namespace: &str, manifests: &str) -> Result<()> 
         manifests.replace("NODE0", cluster.node(0).name()).replace("NODE1", cluster.node(1).name()).replace("IMAGE", images::PROBE);
     cluster.kubectl_stdin(&["apply", "-f", "-"], &manifests)?;
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--namespace", namespace, "--timeout=60s"])?;
+    until("every attachment counts the pods that it selects", || counted(cluster, namespace))?;
     in_force(cluster, namespace)
+}
+
+/// Whether every attachment of a namespace speaks of all pods that it selects. Until then it may say that it is ready, of what it knew before.
+fn counted(cluster: &Cluster, namespace: &str) -> Result<bool> {
+    let list = |kind| -> Result<Value> {
+        let json = cluster.kubectl(&["get", kind, "--namespace", namespace, "--output=json"])?;
+        Ok(serde_json::from_str::<Value>(&json)?["items"].take())
+    };
+    let pods: Vec<Pod> = serde_json::from_value(list("pods")?)?;
+    let attachments: Vec<Attachment> = serde_json::from_value(list("sgatt")?)?;
+    let here = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none() && pod.status.as_ref().is_some_and(|status| status.pod_ip.is_some());
+    let none = BTreeMap::new();
+    for attachment in attachments {
+        let Some(selector) = attachment.spec.pod_selector else { continue };
+        let selector = Selector::try_from(selector)?;
+        let selected = |pod: &&Pod| selector.matches(pod.metadata.labels.as_ref().unwrap_or(&none));
+        let wanted = pods.iter().filter(here).filter(selected).count();
+        let told = attachment.status.map_or(0, |status| status.endpoints + status.skipped_count);
+        if usize::try_from(told)? < wanted {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Waits until the namespace's groups and attachments are in force; otherwise what they say of themselves.
