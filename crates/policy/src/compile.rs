@@ -12,7 +12,7 @@ use crate::counted::Counted;
 use crate::index::{Cluster, Key, Kind, Object};
 use crate::model::{Endpoint, GroupRef, NodeName, NodePolicy, PodRef, PrefixListRef};
 use crate::problem::{AttachmentRef, Problem};
-use crate::published::Published;
+use crate::published::{Published, Sums};
 use crate::resolve::{Membership, Resolution, Resolver, missing_default_group, missing_groups};
 
 /// A node's policy and what can be said of it.
@@ -104,6 +104,10 @@ pub struct Compiler {
     named_lists: Counted<PrefixListRef>,
     /// The addresses of this node's pods, in groups or not.
     local: BTreeSet<IpAddr>,
+    /// The named groups, by namespace and id.
+    ids: BTreeMap<(String, String), GroupRef>,
+    /// What slices said the last time.
+    published: Sums,
     sources: BTreeMap<GroupRef, Source>,
 }
 
@@ -139,6 +143,8 @@ impl Compiler {
             named: Counted::default(),
             named_lists: Counted::default(),
             local: BTreeSet::new(),
+            ids: BTreeMap::new(),
+            published: Sums::default(),
             sources: BTreeMap::new(),
         }
     }
@@ -147,7 +153,7 @@ impl Compiler {
     pub fn follow(&mut self, cluster: &Cluster, since: Since) -> &Compiled {
         let mut resolver = std::mem::take(&mut self.resolver);
         match since {
-            Since::Slices => self.members(cluster, resolver.resolution(), &BTreeSet::new()),
+            Since::Slices => self.published(cluster, resolver.resolution()),
             Since::Pods(pods) => {
                 resolver.follow(cluster, pods);
                 self.compile(cluster, resolver.resolution());
@@ -203,53 +209,63 @@ impl Compiler {
         &before ^ &self.local
     }
 
-    /// The addresses of every named group: from its slices, but for the pods of this node, which the node knows first and best.
+    /// The addresses of every named group.
     fn members(&mut self, cluster: &Cluster, resolution: &Resolution, moved: &BTreeSet<IpAddr>) {
         let Compiled { policy, named, awaited, .. } = &mut self.compiled;
         // S20: a group that does not exist has no members, whatever slices are left of it.
-        named.retain(|group, _| {
-            let stays = self.named.contains(group) && cluster.groups.contains_key(group);
-            if !stays {
-                awaited.remove(group);
-                policy.members.remove(group);
-                self.sources.remove(group);
-            }
-            stays
-        });
-        for group in self.named.iter() {
-            let Some(facts) = cluster.groups.get(group) else { continue };
-            if named.get(group) != Some(&facts.id) {
-                named.insert(group.clone(), facts.id.clone());
-            }
-            let published = cluster.slices.of(&group.namespace, &facts.id);
-            match published.is_some_and(Published::has_head) {
-                true => drop(awaited.remove(group)),
-                false => drop(awaited.insert(group.clone())),
-            }
-            let here = resolution.members.get(group).into_iter().flatten().filter_map(|pod| policy.endpoints.get(pod));
-            let source = Source {
-                published: published.map(|published| published.addresses().clone()).unwrap_or_default(),
-                here: here.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect(),
-            };
-            let (mut addresses, doubtful) = match (self.sources.get(group), policy.members.get(group)) {
-                (Some(before), Some(addresses)) => (addresses.clone(), &before.differs(&source) | moved),
-                _ => (source.published.clone(), &self.local | &source.here),
-            };
-            for address in doubtful {
-                // What stays as it is stays shared.
-                match (source.has(address, &self.local), addresses.contains(&address)) {
-                    (true, false) => drop(addresses.insert(address)),
-                    (false, true) => drop(addresses.remove(&address)),
-                    _ => {}
-                }
-            }
-            if !policy.members.get(group).is_some_and(|before| before.ptr_eq(&addresses)) {
-                policy.members.insert(group.clone(), addresses);
-            }
-            if self.sources.get(group) != Some(&source) {
-                self.sources.insert(group.clone(), source);
+        let exist = self.named.iter().filter_map(|group| Some((group.clone(), cluster.groups.get(group)?.id.clone())));
+        let before = std::mem::replace(named, exist.collect());
+        for group in before.keys().filter(|group| !named.contains_key(*group)) {
+            awaited.remove(group);
+            policy.members.remove(group);
+            self.sources.remove(group);
+        }
+        self.ids = named.iter().map(|(group, id)| ((group.namespace.clone(), id.clone()), group.clone())).collect();
+        self.published = cluster.slices.sums().clone();
+        for group in self.ids.values().cloned().collect::<Vec<_>>() {
+            self.members_of(&group, cluster, resolution, moved);
+        }
+    }
+
+    /// The addresses of the named groups of which slices say something else than the last time.
+    fn published(&mut self, cluster: &Cluster, resolution: &Resolution) {
+        let before = std::mem::replace(&mut self.published, cluster.slices.sums().clone());
+        for id in before.differ(cluster.slices.sums()) {
+            if let Some(group) = self.ids.get(id).cloned() {
+                self.members_of(&group, cluster, resolution, &BTreeSet::new());
             }
         }
+    }
+
+    /// The addresses of a named group: from its slices, but for the pods of this node, which the node knows first and best.
+    fn members_of(&mut self, group: &GroupRef, cluster: &Cluster, resolution: &Resolution, moved: &BTreeSet<IpAddr>) {
+        let Compiled { policy, named, awaited, .. } = &mut self.compiled;
+        let published = named.get(group).and_then(|id| cluster.slices.of(&group.namespace, id));
+        match published.is_some_and(Published::has_head) {
+            true => drop(awaited.remove(group)),
+            false => drop(awaited.insert(group.clone())),
+        }
+        let here = resolution.members.get(group).into_iter().flatten().filter_map(|pod| policy.endpoints.get(pod));
+        let source = Source {
+            published: published.map(|published| published.addresses().clone()).unwrap_or_default(),
+            here: here.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect(),
+        };
+        let (mut addresses, doubtful) = match (self.sources.get(group), policy.members.get(group)) {
+            (Some(before), Some(addresses)) => (addresses.clone(), &before.differs(&source) | moved),
+            _ => (source.published.clone(), &self.local | &source.here),
+        };
+        for address in doubtful {
+            // What stays as it is stays shared.
+            match (source.has(address, &self.local), addresses.contains(&address)) {
+                (true, false) => drop(addresses.insert(address)),
+                (false, true) => drop(addresses.remove(&address)),
+                _ => {}
+            }
+        }
+        if !policy.members.get(group).is_some_and(|before| before.ptr_eq(&addresses)) {
+            policy.members.insert(group.clone(), addresses);
+        }
+        self.sources.insert(group.clone(), source);
     }
 
     /// The entries of every named list that exists (S20, S21).

@@ -1,10 +1,11 @@
 //! Member slices, and what they say together: who is in which group, as the operator has published it.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use imbl::OrdSet;
+use imbl::ordmap::DiffItem;
+use imbl::{OrdMap, OrdSet};
 
 use crate::index::MemberSlice;
 
@@ -12,19 +13,32 @@ use crate::index::MemberSlice;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemberSlices {
     slices: BTreeMap<(String, String), MemberSlice>,
-    /// By namespace and id: a slice speaks for groups of its own namespace only, so who may write there decides nothing elsewhere (S7, P58).
-    groups: BTreeMap<String, BTreeMap<String, Published>>,
+    sums: Sums,
+}
+
+/// What the slices of each group say together, by namespace and id: a slice speaks for groups of its own namespace only, so who may write
+/// there decides nothing elsewhere (S7, P58). A copy costs nothing, and is compared with what comes of it at the cost of what differs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sums(OrdMap<(String, String), Arc<Published>>);
+
+impl Sums {
+    /// The groups of which these say something else, by namespace and id.
+    pub fn differ<'a>(&'a self, other: &'a Sums) -> impl Iterator<Item = &'a (String, String)> {
+        self.0.diff(&other.0).map(|item| match item {
+            DiffItem::Add(group, _) | DiffItem::Remove(group, _) | DiffItem::Update { old: (group, _), .. } => group,
+        })
+    }
 }
 
 /// What the slices of one group say together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Published {
     /// Their names.
-    names: BTreeSet<String>,
+    names: OrdSet<String>,
     heads: usize,
     addresses: OrdSet<IpAddr>,
     /// How often more than once an address is listed, where it is.
-    again: BTreeMap<IpAddr, usize>,
+    again: OrdMap<IpAddr, usize>,
 }
 
 impl Published {
@@ -54,10 +68,10 @@ impl Published {
     fn withdraw(&mut self, slice: &MemberSlice) {
         self.heads -= usize::from(slice.head);
         for &address in &slice.addresses {
-            match self.again.entry(address) {
-                Entry::Occupied(times) if *times.get() == 1 => drop(times.remove()),
-                Entry::Occupied(mut times) => *times.get_mut() -= 1,
-                Entry::Vacant(_) => drop(self.addresses.remove(&address)),
+            match self.again.get_mut(&address) {
+                Some(1) => drop(self.again.remove(&address)),
+                Some(times) => *times -= 1,
+                None => drop(self.addresses.remove(&address)),
             }
         }
     }
@@ -67,7 +81,8 @@ impl MemberSlices {
     /// Takes a slice that is new or has changed; the one that had its name before.
     pub fn insert(&mut self, key: (String, String), slice: MemberSlice) -> Option<MemberSlice> {
         // First the new one: what both list is not touched.
-        self.groups.entry(key.0.clone()).or_default().entry(slice.group_id.clone()).or_default().add(&key.1, &slice);
+        let sum = self.sums.0.entry((key.0.clone(), slice.group_id.clone())).or_default();
+        Arc::make_mut(sum).add(&key.1, &slice);
         let same_group = self.slices.get(&key).is_some_and(|old| old.group_id == slice.group_id);
         let old = self.slices.insert(key.clone(), slice);
         if let Some(old) = &old {
@@ -84,18 +99,15 @@ impl MemberSlices {
     }
 
     fn withdraw(&mut self, (namespace, name): &(String, String), slice: &MemberSlice, stays: bool) {
-        let Some(groups) = self.groups.get_mut(namespace) else { return };
-        if let Some(group) = groups.get_mut(&slice.group_id) {
-            group.withdraw(slice);
-            if !stays {
-                group.names.remove(name);
-            }
-            if group.names.is_empty() {
-                groups.remove(&slice.group_id);
-            }
+        let group = (namespace.clone(), slice.group_id.clone());
+        let Some(sum) = self.sums.0.get_mut(&group) else { return };
+        let sum = Arc::make_mut(sum);
+        sum.withdraw(slice);
+        if !stays {
+            sum.names.remove(name);
         }
-        if groups.is_empty() {
-            self.groups.remove(namespace);
+        if sum.names.is_empty() {
+            self.sums.0.remove(&group);
         }
     }
 
@@ -115,14 +127,19 @@ impl MemberSlices {
         changed
     }
 
+    /// What is said of each group.
+    pub fn sums(&self) -> &Sums {
+        &self.sums
+    }
+
     /// What is said of the group of this namespace and id.
     pub fn of(&self, namespace: &str, id: &str) -> Option<&Published> {
-        self.groups.get(namespace)?.get(id)
+        self.sums.0.get(&(namespace.to_string(), id.to_string())).map(Arc::as_ref)
     }
 
     /// The groups that a slice speaks of, by namespace and id.
-    pub fn groups(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.groups.iter().flat_map(|(namespace, groups)| groups.keys().map(move |id| (namespace.as_str(), id.as_str())))
+    pub fn groups(&self) -> impl Iterator<Item = &(String, String)> {
+        self.sums.0.keys()
     }
 
     /// The slices of the group of this namespace and id, by name.

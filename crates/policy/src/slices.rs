@@ -88,7 +88,7 @@ pub fn plan(cluster: &Cluster, resolution: &Resolution) -> Vec<SliceOp> {
 
 /// The groups that have slices.
 pub(crate) fn published_groups(cluster: &Cluster) -> impl Iterator<Item = SliceGroup> {
-    cluster.slices.groups().map(|(namespace, id)| (namespace.to_string(), id.to_string()))
+    cluster.slices.groups().cloned()
 }
 
 /// The writes of one group, whether it is named or not.
