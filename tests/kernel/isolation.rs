@@ -43,7 +43,7 @@ impl Kernel for Superstitious {
         self.0.settle()
     }
 
-    fn refused(error: &Error) -> Vec<usize> {
+    fn refused(error: &Error) -> Option<Vec<usize>> {
         Nftables::refused(error)
     }
 
@@ -69,13 +69,13 @@ fn a_group_that_the_kernel_refuses_stays_as_it_was_while_others_go_on() -> Resul
         }
         for refusals in 0..5 {
             let plan = planner.plan(&cluster, Since::Anything);
-            let problems = plan.problems.iter().map(|problem| format!("{}: {}", problem.object, problem.message)).collect();
+            let problems = plan.scope.problems.iter().map(|problem| format!("{}: {}", problem.object, problem.message)).collect();
             match enforcement.enforce(plan, || Time(Timestamp::UNIX_EPOCH)) {
                 Ok(_) => {
                     planner.committed();
                     return (refusals, problems);
                 }
-                Err(failure) => drop(planner.refused(&failure.refused, &failure.message)),
+                Err(failure) => drop(failure.refused.map(|steps| planner.refused(&steps, &failure.message))),
             }
         }
         panic!("the kernel takes nothing")

@@ -160,15 +160,17 @@ impl Agent {
         let took = pace.ended(outcome.is_ok(), Instant::now());
         let status = match outcome {
             Ok(committed) => {
-                self.facts.committed();
+                if self.facts.committed() {
+                    pace.search(Instant::now());
+                }
                 let plan = committed.value();
                 self.rules.clone_from(&plan.rules);
                 if let Some(took) = took {
                     self.metrics.programming_seconds.observe(took.as_secs_f64());
                 }
-                self.metrics.endpoints.set(i64::try_from(plan.endpoints).unwrap_or(i64::MAX));
-                self.metrics.groups.set(i64::try_from(plan.groups.len()).unwrap_or(i64::MAX));
-                self.metrics.problems.set(i64::try_from(plan.problems.len()).unwrap_or(i64::MAX));
+                self.metrics.endpoints.set(i64::try_from(plan.scope.endpoints).unwrap_or(i64::MAX));
+                self.metrics.groups.set(i64::try_from(plan.scope.groups.len()).unwrap_or(i64::MAX));
+                self.metrics.problems.set(i64::try_from(plan.scope.problems.len()).unwrap_or(i64::MAX));
                 if committed.repaired {
                     self.metrics.repairs.inc();
                 }
@@ -178,15 +180,19 @@ impl Agent {
                     self.metrics.ops.inc_by(u64::try_from(committed.ops).unwrap_or(u64::MAX));
                     tracing::info!(
                         ops = committed.ops,
-                        endpoints = plan.endpoints,
-                        groups = plan.groups.len(),
+                        endpoints = plan.scope.endpoints,
+                        groups = plan.scope.groups.len(),
                         took = ?begun.elapsed(),
                         hash = committed.hash,
                         "in force"
                     );
                 }
                 if !self.synced && committed.ops == 0 {
-                    tracing::info!(endpoints = plan.endpoints, groups = plan.groups.len(), "took over a table that was as it should be");
+                    tracing::info!(
+                        endpoints = plan.scope.endpoints,
+                        groups = plan.scope.groups.len(),
+                        "took over a table that was as it should be"
+                    );
                 }
                 self.synced = true;
                 self.readiness.done(FIRST_SYNC);
@@ -197,8 +203,11 @@ impl Agent {
                 self.metrics.failures.inc();
                 self.readiness.wait(KERNEL, format!("it did not take the last change, what was in force stays in force: {failure}"));
                 tracing::error!(%failure, "the kernel did not take the change; what was in force stays in force");
-                if self.facts.refused(&failure.refused, &failure.message) {
+                if let Some(steps) = &failure.refused
+                    && self.facts.refused(steps, &failure.message)
+                {
                     tracing::warn!("the next try leaves what is refused as it was");
+                    pace.search(Instant::now());
                 }
                 self.report.failed(&failure, &now())
             }

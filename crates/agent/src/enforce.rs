@@ -40,8 +40,9 @@ pub struct Failure {
     pub message: String,
     /// Hash of the table that is still in force; none: nobody knows what is.
     pub stands: Option<String>,
-    /// The steps that the kernel refused, where they were right for what is there: it is they that it does not take.
-    pub refused: Vec<Op>,
+    /// The steps that the kernel does not take, none of them where it does not say which; `None` where the plan may have been right, and
+    /// what is there is other than we thought, or cannot be read.
+    pub refused: Option<Vec<Op>>,
 }
 
 impl fmt::Display for Failure {
@@ -113,12 +114,13 @@ impl<K: Kernel> Enforcement<K> {
                 }
                 // A commit whose answer was lost may have taken effect.
                 let held = std::mem::replace(&mut self.held, Held::Unread);
-                let refused: Vec<Op> = K::refused(&error).into_iter().filter_map(|step| part.ops.get(step).cloned()).collect();
-                if let (Held::Table(before, _), Phase::Change, false) = (held, phase, refused.is_empty()) {
+                let refused: Option<Vec<Op>> =
+                    K::refused(&error).map(|steps| steps.into_iter().filter_map(|step| part.ops.get(step).cloned()).collect());
+                if let (Held::Table(before, _), Phase::Change, Some(_)) = (held, phase, &refused) {
                     self.take_back(&before);
                 }
                 // What is refused otherwise may fit what we believe, and not what is there.
-                let refused = if made_anew || just_read { refused } else { Vec::new() };
+                let refused = refused.filter(|_| made_anew || just_read);
                 return Err(Failure { refused, ..self.failure(&error) });
             }
         }
@@ -187,7 +189,7 @@ impl<K: Kernel> Enforcement<K> {
     }
 
     fn failure(&self, error: &dyn Error) -> Failure {
-        Failure { message: with_causes(error), stands: self.stands.clone(), refused: Vec::new() }
+        Failure { message: with_causes(error), stands: self.stands.clone(), refused: None }
     }
 
     /// Reads the table again: whether someone else has changed it. Then the next plan puts it right.

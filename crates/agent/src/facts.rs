@@ -88,12 +88,13 @@ impl<W> Facts<W> {
         }
     }
 
-    /// The last plan is in force.
-    pub fn committed(&mut self) {
-        self.planner.committed();
+    /// The last plan is in force. Whether the next one is due at once, since this one held back more than is known to be refused.
+    pub fn committed(&mut self) -> bool {
+        self.planner.committed()
     }
 
-    /// The kernel refused these steps of the last plan; whether the next one, which is due at once, leaves out what they are about.
+    /// The kernel refused the last plan because of these steps, or without a word of any; whether the next one, which is due at once, leaves
+    /// out what it may be about.
     pub fn refused(&mut self, steps: &[Op], message: &str) -> bool {
         self.planner.refused(steps, message)
     }
@@ -112,7 +113,7 @@ impl<W> Facts<W> {
         }
         let mut planned = self.planner.plan(&self.cluster, std::mem::replace(&mut self.since, Since::Slices));
         let before = self.slices.listed();
-        self.slices.want(planned.named.clone(), &mut self.cluster, &mut open);
+        self.slices.want(planned.scope.named.clone(), &mut self.cluster, &mut open);
         if !before && self.slices.listed() {
             planned = self.planner.plan(&self.cluster, Since::Slices);
         }

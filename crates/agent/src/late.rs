@@ -41,7 +41,7 @@ impl<K: Kernel, F: FnMut() -> Result<K, K::Error>> Kernel for Late<K, F> {
         self.kernel()?.settle()
     }
 
-    fn refused(error: &K::Error) -> Vec<usize> {
+    fn refused(error: &K::Error) -> Option<Vec<usize>> {
         K::refused(error)
     }
 

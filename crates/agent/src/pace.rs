@@ -42,6 +42,12 @@ impl Pace {
         self.suspected_at.get_or_insert(now);
     }
 
+    /// The next plan is another than the one that has just been tried, whether that was refused or not: it is tried at once.
+    pub fn search(&mut self, now: Instant) {
+        self.changed_at.get_or_insert(now);
+        self.failures = 0;
+    }
+
     /// When to sync; none: there is nothing to do before the first change.
     pub fn due(&self) -> Option<Instant> {
         let change = self.changed_at.map(|at| {

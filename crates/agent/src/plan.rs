@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::{AppliedGroup, AppliedObject, Exempted, ReportedProblem};
 use policy::model::{Exemption, GroupRef, GroupRules, NodeName, NodePolicy, PodRef, RulesOf};
@@ -17,10 +18,17 @@ pub struct Plan {
     pub ruleset: Ruleset,
     /// The rules of the groups that have a say here, each of which has its counters in the table.
     pub rules: RulesOf,
+    /// The groups with an endpoint here that are not in force as written yet, because a group that they name has not been seen as a whole.
+    pub incomplete: BTreeSet<GroupRef>,
+    /// Whom and what it concerns. Members elsewhere change nothing of it.
+    pub scope: Arc<Scope>,
+}
+
+/// Whom and what a plan concerns.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scope {
     /// The groups with an endpoint here.
     pub groups: Vec<AppliedGroup>,
-    /// Those of them that are not in force as written yet, because a group that they name has not been seen as a whole.
-    pub incomplete: BTreeSet<GroupRef>,
     /// The attachments with an endpoint here.
     pub attachments: Vec<AppliedObject>,
     /// The prefix lists that a rule here names.
@@ -30,7 +38,7 @@ pub struct Plan {
     /// What is not in force as written.
     pub problems: Vec<ReportedProblem>,
     /// The ids of the groups whose member slices this node needs.
-    pub named: BTreeSet<String>,
+    pub named: Arc<BTreeSet<String>>,
     /// How many endpoints are guarded here.
     pub endpoints: usize,
     /// Their addresses, and whose each is.
@@ -48,7 +56,7 @@ pub struct Planner {
     exempt: BTreeSet<Exemption>,
     compiler: Compiler,
     lowering: Lowering,
-    last: Plan,
+    scope: Arc<Scope>,
     /// The policy of the last plan.
     policy: NodePolicy,
     held_back: HeldBack,
@@ -61,7 +69,7 @@ impl Planner {
             exempt,
             compiler: Compiler::new(node),
             lowering: Lowering::default(),
-            last: Plan::default(),
+            scope: Arc::default(),
             policy: NodePolicy::default(),
             held_back: HeldBack::default(),
         }
@@ -73,38 +81,36 @@ impl Planner {
         let compiled = self.compiler.follow(cluster, since);
         let wanted = NodePolicy { exempt: self.exempt.clone(), ..compiled.policy.clone() };
         self.policy = self.held_back.out_of(&wanted);
-        let of_members = Plan {
-            ruleset: self.lowering.lower(&self.policy),
-            incomplete: incomplete(compiled),
-            // What is held back may have changed.
-            rules: self.policy.groups.clone(),
-            ..self.last.clone()
-        };
-        self.last = match slices_alone {
-            true => of_members,
-            false => Plan {
+        if !slices_alone {
+            self.scope = Arc::new(Scope {
                 groups: groups(cluster, compiled),
                 attachments: attachments(cluster, compiled),
                 prefix_lists: prefix_lists(cluster, compiled),
                 exemptions: exemptions(&self.exempt),
                 problems: problems(compiled),
-                named: compiled.named.values().cloned().collect(),
+                named: Arc::new(compiled.named.values().cloned().collect()),
                 endpoints: self.policy.endpoints.len(),
                 addresses: addresses(&self.policy),
-                ..of_members
-            },
+            });
+        }
+        let mut plan = Plan {
+            ruleset: self.lowering.lower(&self.policy),
+            // What is held back may have changed.
+            rules: self.policy.groups.clone(),
+            incomplete: incomplete(compiled),
+            scope: self.scope.clone(),
         };
-        let mut plan = self.last.clone();
         self.held_back.tell(&wanted, &mut plan);
         plan
     }
 
-    /// The last plan is in force.
-    pub fn committed(&mut self) {
-        self.held_back.in_force(&self.policy);
+    /// The last plan is in force. Whether the next one is due at once, since this one held back more than is known to be refused.
+    pub fn committed(&mut self) -> bool {
+        self.held_back.in_force(&self.policy)
     }
 
-    /// The kernel refused these steps of the last plan; whether the next one leaves what they are about as it was.
+    /// The kernel refused the last plan because of these steps, or without a word of any; whether the next one leaves what it may be about as
+    /// it was.
     pub fn refused(&mut self, steps: &[Op], message: &str) -> bool {
         let blamed = steps.iter().flat_map(|step| self.lowering.blame(step)).collect();
         self.held_back.add(blamed, &self.policy, message)

@@ -77,7 +77,7 @@ impl Report {
             // The table was not the one that was reported last, as after a reboot: nothing of that report was in force any more.
             self.status.groups.clear();
         }
-        let groups = plan.groups.iter().filter_map(|group| self.in_force(plan, group)).collect();
+        let groups = plan.scope.groups.iter().filter_map(|group| self.in_force(plan, group)).collect();
         let beside = |condition: Wanted| Wanted { type_: api::condition::READY, status: Status::False, ..condition };
         let ready = match (self.passage.escapes(), self.bridging.escapes()) {
             (true, _) => beside(self.passage.condition()),
@@ -91,10 +91,10 @@ impl Report {
         };
         self.status = NodeReportStatus {
             groups,
-            attachments: plan.attachments.clone(),
-            prefix_lists: plan.prefix_lists.clone(),
-            exemptions: plan.exemptions.clone(),
-            problems: told(&plan.problems),
+            attachments: plan.scope.attachments.clone(),
+            prefix_lists: plan.scope.prefix_lists.clone(),
+            exemptions: plan.scope.exemptions.clone(),
+            problems: told(&plan.scope.problems),
             ruleset_hash: committed.hash.clone(),
             // Said below.
             kernel: None,

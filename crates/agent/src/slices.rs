@@ -4,6 +4,7 @@
 //! listed. A new watch is never given up for a newer one before it has listed: else a set that keeps changing would never be listed at all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use policy::Cluster;
 use policy::index::{Changed, Key, Kind, Object};
@@ -16,7 +17,7 @@ pub struct Epoch(u64);
 /// Which watches are open. `W` closes its watch when it is dropped.
 #[derive(Debug)]
 pub struct Slices<W> {
-    wanted: BTreeSet<String>,
+    wanted: Arc<BTreeSet<String>>,
     current: Option<Opened<W>>,
     pending: Option<Opened<W>>,
     last: Epoch,
@@ -25,14 +26,14 @@ pub struct Slices<W> {
 #[derive(Debug)]
 struct Opened<W> {
     epoch: Epoch,
-    ids: BTreeSet<String>,
+    ids: Arc<BTreeSet<String>>,
     /// Nothing to watch where no group is named.
     _watch: Option<W>,
 }
 
 impl<W> Default for Slices<W> {
     fn default() -> Self {
-        Slices { wanted: BTreeSet::new(), current: None, pending: None, last: Epoch::default() }
+        Slices { wanted: Arc::default(), current: None, pending: None, last: Epoch::default() }
     }
 }
 
@@ -44,7 +45,7 @@ impl<W> Slices<W> {
 
     /// The slices of exactly these groups, by id, are wanted from now on. `open` opens a watch; its messages come back to
     /// [`take`](Self::take) with the epoch.
-    pub fn want(&mut self, ids: BTreeSet<String>, cluster: &mut Cluster, mut open: impl FnMut(Epoch, &BTreeSet<String>) -> W) {
+    pub fn want(&mut self, ids: Arc<BTreeSet<String>>, cluster: &mut Cluster, mut open: impl FnMut(Epoch, &BTreeSet<String>) -> W) {
         self.wanted = ids;
         if self.pending.is_none() && self.current.as_ref().is_none_or(|current| current.ids != self.wanted) {
             self.last = Epoch(self.last.0 + 1);

@@ -97,6 +97,8 @@ struct Flaky {
     unreadable: usize,
     /// It refuses steps that say this.
     dislikes: String,
+    /// And whole transactions, without a word of steps, where one says this.
+    dreads: String,
     taken: Vec<Transaction>,
     settled: usize,
     unsettled: bool,
@@ -130,6 +132,9 @@ impl Kernel for Flaky {
         if let Some(step) = transaction.ops.iter().position(|op| op.to_string().contains(&self.dislikes) && !self.dislikes.is_empty()) {
             return Err(Says::Step(step));
         }
+        if !self.dreads.is_empty() && transaction.ops.iter().any(|op| op.to_string().contains(&self.dreads)) {
+            return Err(Says::NoMemory);
+        }
         self.inner.commit(transaction).expect("what the loop sends is legal");
         self.taken.push(transaction.clone());
         Ok(())
@@ -143,10 +148,10 @@ impl Kernel for Flaky {
         Ok(())
     }
 
-    fn refused(error: &Says) -> Vec<usize> {
+    fn refused(error: &Says) -> Option<Vec<usize>> {
         match error {
-            Says::NoMemory => Vec::new(),
-            Says::Step(step) => vec![*step],
+            Says::NoMemory => Some(Vec::new()),
+            Says::Step(step) => Some(vec![*step]),
         }
     }
 
@@ -175,6 +180,8 @@ struct Node {
     /// The rules in force.
     rules: policy::model::RulesOf,
     watched: Watched,
+    /// Another sync is due at once, to find out what is refused.
+    searching: bool,
     epochs: RefCell<Vec<Epoch>>,
     seconds: Cell<i64>,
 }
@@ -187,6 +194,7 @@ impl Node {
             report: Report::default(),
             rules: Default::default(),
             watched: Watched::default(),
+            searching: false,
             epochs: RefCell::default(),
             seconds: Cell::new(0),
         }
@@ -241,12 +249,14 @@ impl Node {
         let now = self.now();
         Some(match self.enforcement.enforce(plan, || now.clone()) {
             Ok(committed) => {
-                self.facts.committed();
+                self.searching = self.facts.committed();
                 self.rules.clone_from(&committed.value().rules);
                 Ok(self.report.committed(&committed, &now))
             }
             Err(failure) => {
-                self.facts.refused(&failure.refused, &failure.message);
+                if let Some(steps) = &failure.refused {
+                    self.facts.refused(steps, &failure.message);
+                }
                 self.report.failed(&failure, &now);
                 Err(failure)
             }

@@ -65,8 +65,8 @@ impl KernelThread {
                     tracing::warn!("someone else has changed our table; putting it right");
                 }
                 // Before the rules are said to be in force, packets have to meet them.
-                let bridging = bridges.look(&plan.addresses, recheck);
-                let passage = ways.look(&plan.addresses, recheck);
+                let bridging = bridges.look(&plan.scope.addresses, recheck);
+                let passage = ways.look(&plan.scope.addresses, recheck);
                 // What cannot be read back cannot be said to be in force. Nobody listens only when the program is ending.
                 let _ = reply.send((checked.and_then(|_| enforcement.enforce(plan, now)), bridging, passage));
             }

@@ -105,10 +105,12 @@ impl Kernel for Nftables {
         guard::settle(&mut self.socket)
     }
 
-    fn refused(error: &Error) -> Vec<usize> {
+    fn refused(error: &Error) -> Option<Vec<usize>> {
         match error {
-            Error::Malformed { index, .. } => vec![*index],
-            error => error.refusals().map(|refusal| refusal.index).collect(),
+            Error::Malformed { index, .. } => Some(vec![*index]),
+            Error::Refused { .. } => Some(error.refusals().map(|refusal| refusal.index).collect()),
+            Error::Send { .. } | Error::RefusedWhole(_) => Some(Vec::new()),
+            Error::Open(_) | Error::Receive(_) | Error::NoAnswer | Error::Listing { .. } | Error::Unsettled { .. } => None,
         }
     }
 

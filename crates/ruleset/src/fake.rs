@@ -81,8 +81,8 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn refused(error: &Refused) -> Vec<usize> {
-        error.step.into_iter().collect()
+    fn refused(error: &Refused) -> Option<Vec<usize>> {
+        Some(error.step.into_iter().collect())
     }
 
     fn counters(&mut self) -> Result<BTreeMap<String, Counter>, Refused> {

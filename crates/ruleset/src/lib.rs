@@ -65,8 +65,9 @@ pub trait Kernel {
     /// The table is as it should be: what guarded in its place while it was made anew, and was left behind, goes.
     fn settle(&mut self) -> Result<(), Self::Error>;
 
-    /// The steps that were refused, by their place in the transaction; none where an error is not about single steps.
-    fn refused(error: &Self::Error) -> Vec<usize>;
+    /// The steps that were refused, by their place in the transaction; none of them where the kernel refused the whole without a word of
+    /// steps. `None` where it may have taken all, and the answer was lost, and where the error is of no transaction.
+    fn refused(error: &Self::Error) -> Option<Vec<usize>>;
 
     /// What every counter of our table has counted; empty where there is no table.
     fn counters(&mut self) -> Result<BTreeMap<String, Counter>, Self::Error>;

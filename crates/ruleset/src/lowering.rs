@@ -127,7 +127,8 @@ impl Lowering {
 
     /// The ruleset that gives every packet the verdict of the policy.
     pub fn lower(&mut self, policy: &NodePolicy) -> Ruleset {
-        let spoken = spoken(policy);
+        let same_endpoints = self.policy.endpoints.ptr_eq(&policy.endpoints);
+        let spoken = if same_endpoints { self.spoken.clone() } else { spoken(policy) };
         if self.policy.exempt != policy.exempt || self.spoken != spoken {
             *self = Lowering { spoken, ..Lowering::beyond(self.few) };
         }
@@ -153,6 +154,11 @@ impl Lowering {
     /// Its classes.
     pub(crate) fn classes(&self) -> impl Iterator<Item = (&Class, &Piece)> {
         self.classes.iter()
+    }
+
+    /// Its endpoints.
+    pub(crate) fn endpoint_pieces(&self) -> impl Iterator<Item = (&PodRef, &Piece)> {
+        self.endpoints.iter().map(|(pod, (piece, _))| (pod, piece))
     }
 
     /// Peers that are looked for in one map.
@@ -248,6 +254,9 @@ impl Lowering {
 
     /// Classes whose rules are other ones, or are said in other words.
     fn other_classes(&mut self, differences: &Differences, resized: &BTreeSet<Merge>) {
+        if differences.rules.is_empty() && differences.peers.is_empty() && resized.is_empty() {
+            return;
+        }
         let changed = |((_, groups), piece): &(&Class, &Piece)| {
             groups.iter().any(|group| differences.rules.contains(group))
                 || differences.peers.iter().any(|peer| piece.peers.contains(peer))
