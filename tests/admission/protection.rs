@@ -95,7 +95,7 @@ pub async fn in_use(server: &Server) -> Result<()> {
     create("shop", "b", naming(&["a"]))?;
     shows(server, "a", FINALIZERS, api::FINALIZER_IN_USE).await?;
     shows(server, "b", FINALIZERS, api::FINALIZER_IN_USE).await?;
-    server.kubectl(&["delete", "sg", "a", "b", "--namespace=shop", "--timeout=30s"])?.silent("both")?;
+    server.kubectl(&["delete", "sg", "a", "b", "--namespace=shop", "--timeout=300s"])?.silent("both")?;
 
     told(server).await?;
     limits_lowered(server).await?;
@@ -202,7 +202,7 @@ async fn namespace_ends(server: &Server) -> Result<()> {
     full_namespace(server, "ending")?;
     held_in(server, "ending").await?;
     let begun = Instant::now();
-    server.kubectl(&["delete", "namespace", "ending", "--timeout=60s"])?.silent("deleting a namespace")?;
+    server.kubectl(&["delete", "namespace", "ending", "--timeout=300s"])?.silent("deleting a namespace")?;
     println!("a namespace with held groups went in {:.1} s", begun.elapsed().as_secs_f64());
     shows(server, "to-ending", "{.status.conditions[?(@.type==\"StaleRules\")].status}", "True").await?;
     server.kubectl(&["delete", "sg", "to-ending", "--namespace=shop"])?.silent("to-ending")

@@ -111,7 +111,7 @@ impl Server {
     pub async fn start() -> Result<Server> {
         let server = Server::bare("admission").await?;
         server.kubectl(&["apply", "-k", "../../deploy"])?.silent("deploy")?;
-        server.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?.silent("crds")?;
+        server.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=300s"])?.silent("crds")?;
         for namespace in ["shop", "ops"] {
             server.kubectl(&["create", "namespace", namespace])?.silent(namespace)?;
         }
@@ -199,10 +199,10 @@ impl Server {
 
 /// Polls until it holds.
 pub async fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while !holds()? {
         if Instant::now() > deadline {
-            bail!("{what}: not within 30 s");
+            bail!("{what}: not within three minutes");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

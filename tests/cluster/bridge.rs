@@ -26,11 +26,15 @@ fn is_set(cluster: &Cluster, node: usize) -> Result<bool> {
 /// The agent may not set it: what then?
 fn forbidden(cluster: &Cluster) -> Result<()> {
     let arguments = r#"[{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--set-bridge-netfilter=false"}]"#;
+    let rolled_out = || cluster.kubectl(&["rollout", "status", "daemonset/agent", "--namespace=kube-security-groups", "--timeout=300s"]);
+    cluster.kubectl(&["patch", "daemonset/agent", "--namespace=kube-security-groups", "--type=json", "--patch", arguments])?;
+    rolled_out()?;
+    // Nobody is left now who may set it; those who come look at once.
     for node in cluster.nodes() {
         node.run(&["ip", "link", "set", "cni0", "type", "bridge", "nf_call_iptables", "0", "nf_call_ip6tables", "0"])?;
     }
-    cluster.kubectl(&["patch", "daemonset/agent", "--namespace=kube-security-groups", "--type=json", "--patch", arguments])?;
-    cluster.kubectl(&["rollout", "status", "daemonset/agent", "--namespace=kube-security-groups", "--timeout=60s"])?;
+    cluster.kubectl(&["rollout", "restart", "daemonset/agent", "--namespace=kube-security-groups"])?;
+    rolled_out()?;
 
     until("both nodes report it", || {
         let said = [report(cluster, 0)?, report(cluster, 1)?].map(|status| condition(&status, "BridgeTrafficFiltered"));
@@ -54,7 +58,7 @@ fn forbidden(cluster: &Cluster) -> Result<()> {
         node.netns().set(&[("bridge/bridge-nf-call-iptables", "1"), ("bridge/bridge-nf-call-ip6tables", "1")])?;
     }
     cluster.kubectl(&["scale", "deployment/db", "--namespace=shop", "--replicas=4"])?;
-    cluster.kubectl(&["rollout", "status", "deployment/db", "--namespace=shop", "--timeout=60s"])?;
+    cluster.kubectl(&["rollout", "status", "deployment/db", "--namespace=shop", "--timeout=300s"])?;
     demo::wait_in_force(cluster)?;
     for node in 0..2 {
         let status = report(cluster, node)?;

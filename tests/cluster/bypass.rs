@@ -47,7 +47,7 @@ fn over(cluster: &Cluster, type_: &str) -> Result<()> {
 fn past_the_node(cluster: &Cluster) -> Result<()> {
     let pods = [pod("b", "macvlan-a", "NODE0", "--tcp=80", ""), pod("b", "macvlan-b", "NODE0", "--tcp=80", "")].concat();
     cluster.kubectl_stdin(&["apply", "-f", "-"], &pods.replace("NODE0", cluster.node(0).name()).replace("IMAGE", lab::images::PROBE))?;
-    cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--namespace=b", "--timeout=60s"])?;
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--namespace=b", "--timeout=300s"])?;
     told(cluster, "TrafficFiltered", "NotForwardedHere")?;
     let said = report(cluster, 0)?;
     let problems: Vec<&str> = said["problems"].as_array().into_iter().flatten().filter_map(|problem| problem["object"].as_str()).collect();
@@ -105,12 +105,12 @@ fn without_nftables(cluster: &Cluster) -> Result<()> {
     ensure!(agents.len() == 1 && stays(&agents[0]), "it stays: {agents:?}");
     ensure!(before.lines().count() <= rules()?.lines().count(), "what was in force stays in the kernel");
     patch(r#"{"type": "RuntimeDefault"}"#)?;
-    cluster.kubectl(&["rollout", "status", "daemonset/agent", "--namespace=kube-security-groups", "--timeout=60s"])?;
+    cluster.kubectl(&["rollout", "status", "daemonset/agent", "--namespace=kube-security-groups", "--timeout=300s"])?;
     over(cluster, "KernelSupported")?;
     // Where there are no tables, there is none to wait for.
     patch(r#"{"type": "Localhost", "localhostProfile": "no-nfnetlink.json"}"#)?;
     told(cluster, "KernelSupported", "KernelFeatureMissing")?;
-    cluster.helm(&["uninstall", "kube-security-groups", "--namespace=kube-security-groups", "--wait", "--timeout=120s"])?;
+    cluster.helm(&["uninstall", "kube-security-groups", "--namespace=kube-security-groups", "--wait", "--timeout=300s"])?;
     Ok(())
 }
 

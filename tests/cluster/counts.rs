@@ -17,7 +17,7 @@ async fn what_a_group_allowed_and_denied_on_all_nodes_is_in_its_status() -> Resu
     let cluster = start("counts").await?;
     tokio::task::block_in_place(|| {
         cluster.kubectl(&[&["set", "env"], &AGENT[..], &["COUNTS_INTERVAL=10"]].concat())?;
-        cluster.kubectl(&[&["rollout", "status"], &AGENT[..], &["--timeout=60s"]].concat())?;
+        cluster.kubectl(&[&["rollout", "status"], &AGENT[..], &["--timeout=300s"]].concat())?;
         let from = r#"from: [{ cidr: 203.0.113.10/32 }, { cidr: "2001:db8:113::10/128" }]"#;
         let manifests = [
             "apiVersion: v1\nkind: Namespace\nmetadata: { name: c }\n".to_owned(),
@@ -64,7 +64,7 @@ async fn what_a_group_allowed_and_denied_on_all_nodes_is_in_its_status() -> Resu
 
         // Over a restart of the agents, whose counters are the kernel's.
         cluster.kubectl(&[&["rollout", "restart"], &AGENT[..]].concat())?;
-        cluster.kubectl(&[&["rollout", "status"], &AGENT[..], &["--timeout=60s"]].concat())?;
+        cluster.kubectl(&[&["rollout", "status"], &AGENT[..], &["--timeout=300s"]].concat())?;
         pinged()?;
         become_(json!({ "ingressAllowed": 8, "ingressDenied": 8, "egressAllowed": 0, "egressDenied": 0 }))
     })

@@ -46,7 +46,7 @@ fn run(cluster: &Cluster, command: &str) -> Result<()> {
     let arguments: Vec<&str> = command.split(' ').collect();
     let output = cluster.kubectl_command().current_dir(demo::root()).args(&arguments).output()?;
     ensure!(output.status.success(), "kubectl {command}: {}", String::from_utf8_lossy(&output.stderr));
-    cluster.kubectl(&["rollout", "status", "daemonset/agent", "--namespace=kube-security-groups", "--timeout=60s"])?;
+    cluster.kubectl(&["rollout", "status", "daemonset/agent", "--namespace=kube-security-groups", "--timeout=300s"])?;
     Ok(())
 }
 
@@ -67,7 +67,7 @@ async fn s36_cluster_dns_is_one_switch_and_what_passes_is_counted() -> Result<()
     let cluster = start("exempt").await?;
     tokio::task::block_in_place(|| {
         apply(&cluster, "ex", &manifests())?;
-        cluster.kubectl(&["wait", "--for=condition=Ready", "pod/dns", "--namespace=kube-system", "--timeout=60s"])?;
+        cluster.kubectl(&["wait", "--for=condition=Ready", "pod/dns", "--namespace=kube-system", "--timeout=300s"])?;
         let closed = Source::Pod("ex", "closed");
         let service = service_addresses(&cluster, "kube-system", "kube-dns")?;
         let dns = pod_addresses(&cluster, "kube-system", "dns")?;

@@ -116,7 +116,7 @@ async fn random_edits_through_the_api_are_in_force_as_the_oracle_says() -> Resul
     tokio::task::block_in_place(|| -> Result<()> {
         cluster.kubectl_stdin(&["apply", "-f", "-"], &objects)?;
         for namespace in NAMESPACES {
-            cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", &format!("--namespace={namespace}"), "--timeout=60s"])?;
+            cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", &format!("--namespace={namespace}"), "--timeout=300s"])?;
         }
         Ok(())
     })?;

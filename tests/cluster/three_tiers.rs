@@ -29,6 +29,7 @@ pub fn article(cluster: &Cluster) -> Result<()> {
     ensure!(ledger.failed().is_empty(), "{:#?}", ledger.failed());
 
     // P46: kubelet's probes come from the node and always arrive, whatever the rules; 1 s apart, they would have failed by now.
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--namespace=shop", "--timeout=300s"])?;
     let restarts = cluster.kubectl(&[
         "get",
         "pods",
@@ -41,6 +42,7 @@ pub fn article(cluster: &Cluster) -> Result<()> {
 
 /// What `kubectl get` prints agrees with what was just shown.
 fn status_is_true(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl(&["wait", "--for=jsonpath={.status.members}=2", "sg/app", "--namespace=shop", "--timeout=300s"])?;
     demo::wait_in_force(cluster)?;
     let json: serde_json::Value = serde_json::from_str(&cluster.kubectl(&["get", "sg/app", "--namespace=shop", "--output=json"])?)?;
     let status = &json["status"];

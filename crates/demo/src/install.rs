@@ -18,7 +18,7 @@ pub fn install(cluster: &Cluster) -> Result<()> {
 /// The same from a chart's folder or package, with more arguments.
 pub fn install_chart(cluster: &Cluster, chart: &str, more: &[&str]) -> Result<()> {
     let arguments =
-        ["install", "kube-security-groups", chart, "--namespace=kube-security-groups", "--create-namespace", "--wait", "--timeout=60s"];
+        ["install", "kube-security-groups", chart, "--namespace=kube-security-groups", "--create-namespace", "--wait", "--timeout=300s"];
     cluster.helm(&[&arguments[..], more].concat()).with_context(|| described(cluster))?;
     Ok(())
 }
@@ -46,7 +46,7 @@ pub fn apply_workloads(cluster: &Cluster) -> Result<()> {
     let workloads: Vec<&str> = sample.split("\n---\n").filter(open).collect();
     cluster.kubectl_stdin(&["apply", "-f", "-"], &workloads.join("\n---\n"))?;
     for tier in crate::TIERS {
-        cluster.kubectl(&["rollout", "status", &format!("deployment/{tier}"), "--namespace=shop", "--timeout=60s"])?;
+        cluster.kubectl(&["rollout", "status", &format!("deployment/{tier}"), "--namespace=shop", "--timeout=300s"])?;
     }
     Ok(())
 }
@@ -54,11 +54,13 @@ pub fn apply_workloads(cluster: &Cluster) -> Result<()> {
 /// The whole sample, groups and attachments with it.
 pub fn apply_sample(cluster: &Cluster) -> Result<()> {
     cluster.kubectl_stdin(&["apply", "-f", "-"], &sample()?)?;
+    // A group that was made before its attachment was ready without members, and says so until it is looked at again.
+    cluster.kubectl(&["wait", "--for=jsonpath={.status.members}=2", "sg", "--all", "--namespace=shop", "--timeout=300s"])?;
     wait_in_force(cluster)
 }
 
 /// Waits until every group and attachment of the shop says that it is in force.
 pub fn wait_in_force(cluster: &Cluster) -> Result<()> {
-    cluster.kubectl(&["wait", "--for=condition=Ready", "sg,sgatt", "--all", "--namespace=shop", "--timeout=60s"])?;
+    cluster.kubectl(&["wait", "--for=condition=Ready", "sg,sgatt", "--all", "--namespace=shop", "--timeout=300s"])?;
     Ok(())
 }

@@ -41,11 +41,7 @@ pub(crate) fn exchange(
     socket.send(packet)?;
     let mut buffer = [0; 2048];
     loop {
-        let left = target.timeout().saturating_sub(start.elapsed());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        socket.set_read_timeout(Some(left))?;
+        socket.set_read_timeout(Some(target.left(start)?))?;
         match socket.read(&mut buffer) {
             Ok(length) => {
                 let data =

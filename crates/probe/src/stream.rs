@@ -75,9 +75,9 @@ pub struct Range {
     pub first: u64,
     /// The last one.
     pub last: u64,
-    /// When the first was sent, on CLOCK_MONOTONIC: the same clock in every namespace of a machine.
+    /// When the first had been sent, on CLOCK_MONOTONIC: the same clock in every namespace of a machine.
     pub first_monotonic_us: u64,
-    /// When the last was sent.
+    /// When the last was about to be sent: all of them were sent in between.
     pub last_monotonic_us: u64,
     /// When the first was sent, on CLOCK_REALTIME.
     pub first_realtime_us: u64,
@@ -93,7 +93,10 @@ pub struct Range {
 
 /// One flow that was begun.
 struct Flow {
+    /// Just before it was sent.
     sent_monotonic: u64,
+    /// And just after: a busy machine may keep a program waiting between the two.
+    gone_monotonic: u64,
     sent_realtime: u64,
     fate: Option<Result<Option<u64>, Failure>>,
 }
@@ -127,9 +130,10 @@ impl Stream {
                 // What a busy machine did not send in time is not made up for: a burst would overrun the other side's buffers, and what
                 // is lost there would look like a verdict.
                 due = due.max(now.checked_sub(interval * 4).unwrap_or(now)) + interval;
-                let mut flow =
-                    Flow { sent_monotonic: clock(ClockId::CLOCK_MONOTONIC), sent_realtime: clock(ClockId::CLOCK_REALTIME), fate: None };
-                match self.begin(number, &epoll) {
+                let (sent_monotonic, sent_realtime) = (clock(ClockId::CLOCK_MONOTONIC), clock(ClockId::CLOCK_REALTIME));
+                let begun = self.begin(number, &epoll);
+                let mut flow = Flow { sent_monotonic, gone_monotonic: clock(ClockId::CLOCK_MONOTONIC), sent_realtime, fate: None };
+                match begun {
                     Ok(socket) => {
                         open.insert(number, socket);
                     }
@@ -262,7 +266,7 @@ fn report(flows: &[Flow], late: Duration) -> Report {
                 error,
                 first: number,
                 last: number,
-                first_monotonic_us: flow.sent_monotonic,
+                first_monotonic_us: flow.gone_monotonic,
                 last_monotonic_us: flow.sent_monotonic,
                 first_realtime_us: flow.sent_realtime,
                 last_realtime_us: flow.sent_realtime,
@@ -281,8 +285,11 @@ mod tests {
     #[test]
     fn flows_with_the_same_fate_are_one_range() {
         let fates = [Some(Ok(Some(5))), Some(Ok(Some(6))), Some(Err(Failure::Timeout)), None, Some(Err(Failure::Refused)), Some(Ok(None))];
-        let flows: Vec<Flow> =
-            fates.into_iter().zip(100..).map(|(fate, at)| Flow { sent_monotonic: at, sent_realtime: at * 10, fate }).collect();
+        let flows: Vec<Flow> = fates
+            .into_iter()
+            .zip(100..)
+            .map(|(fate, at)| Flow { sent_monotonic: at, gone_monotonic: at, sent_realtime: at * 10, fate })
+            .collect();
         let report = report(&flows, Duration::ZERO);
         assert_eq!((report.sent, report.answered, report.lost, report.refused), (6, 3, 2, 1));
         let shape: Vec<_> = report.ranges.iter().map(|range| (range.error.clone(), range.first, range.last)).collect();

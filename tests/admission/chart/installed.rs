@@ -45,7 +45,7 @@ fn the_server_takes_every_option(server: &Server) -> Result<()> {
             json!({ "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": metadata, "spec": spec });
         server.kubectl_object(&["create", "-f", "-"], &stub)?.silent(kind)?;
     }
-    server.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?.silent("crds")?;
+    server.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=300s"])?.silent("crds")?;
     let everything = file(EVERYTHING).display().to_string();
     let dry = ["apply", "--server-side", "--dry-run=server", "-f", "-"];
     for monitor in ["PodMonitor", "ServiceMonitor"] {
@@ -57,7 +57,7 @@ fn the_server_takes_every_option(server: &Server) -> Result<()> {
 }
 
 async fn policies_name_the_releases_namespace(server: &Server) -> Result<()> {
-    server.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?.silent("crds")?;
+    server.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=300s"])?.silent("crds")?;
     let alone = "MemberSlices are written by the operator alone";
     eventually("slices are guarded", || Ok(server.kubectl_object(&CREATE, &guarded())?.err.contains(alone))).await?;
     let account = |namespace: &str| format!("--as=system:serviceaccount:{namespace}:operator");
