@@ -42,6 +42,8 @@ pub struct Metrics {
     denied_by_group: Family<Labels, Counter>,
     /// Rules that are not among the series, because they are too many.
     uncounted: Gauge,
+    /// Groups likewise.
+    uncounted_groups: Gauge,
     /// The series of rules and groups that there are.
     shown: BTreeSet<Labels>,
     /// 1 where all rules of this node are in force and packets meet them.
@@ -59,6 +61,8 @@ const CONNTRACK: [&str; 2] = ["/proc/sys/net/netfilter/nf_conntrack_count", "/pr
 
 /// Rules that have series of their own at most: a scrape of all nodes must stay small, whatever is written in all namespaces.
 const RULES: usize = 5_000;
+/// And groups, two series each.
+const GROUPS: usize = 1_000;
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -88,6 +92,7 @@ impl Metrics {
             allowed_by_rule: Family::default(),
             denied_by_group: Family::default(),
             uncounted: Gauge::default(),
+            uncounted_groups: Gauge::default(),
             shown: BTreeSet::new(),
             enforcing: Gauge::default(),
             bridges_escaping: Gauge::default(),
@@ -125,6 +130,7 @@ impl Metrics {
             metrics.denied_by_group.clone(),
         );
         registry.register("rules_without_series", "Rules beyond the 5,000 that have series here", metrics.uncounted.clone());
+        registry.register("groups_without_series", "Groups beyond the 1,000 that have series here", metrics.uncounted_groups.clone());
         registry.register(
             "enforcing",
             "1 where the rules of this node are in force and its guarded pods' packets meet them; 0 where the NodeReport is not Ready",
@@ -201,9 +207,11 @@ impl Metrics {
         };
         let mut left = RULES;
         let mut uncounted = 0;
-        for (group, rules) in groups {
+        for (number, (group, rules)) in groups.iter().enumerate() {
             for (direction, rules) in [(Direction::Ingress, &rules.ingress), (Direction::Egress, &rules.egress)] {
-                take(&self.denied_by_group, labels(group, direction), &group_denied_counter(direction, group));
+                if number < GROUPS {
+                    take(&self.denied_by_group, labels(group, direction), &group_denied_counter(direction, group));
+                }
                 for rule in rules.iter().take(left) {
                     let mut labels = labels(group, direction);
                     labels.push(("rule", rule.id.clone()));
@@ -219,5 +227,6 @@ impl Metrics {
         }
         self.shown = shown;
         self.uncounted.set(i64::try_from(uncounted).unwrap_or(i64::MAX));
+        self.uncounted_groups.set(i64::try_from(groups.len().saturating_sub(GROUPS)).unwrap_or(i64::MAX));
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use lab::Namespace;
 use netlink::Nftables;
 use policy::model::NodePolicy;
-use ruleset::{Kernel, Transaction, lower};
+use ruleset::{Kernel, Ruleset, Transaction, lower, lower_beyond};
 
 use crate::{kube_router, rival};
 
@@ -21,6 +21,10 @@ pub enum Layout {
     Conntrack,
     /// What the agent would put there.
     Ours,
+    /// The same, with every rule one after another, however many.
+    InTurn,
+    /// The same, with every rule found by maps, however few.
+    Mapped,
     /// A chain for each group, a rule for each peer.
     OneRuleAPeer,
     /// All rules of all pods one after another.
@@ -47,6 +51,8 @@ impl Layout {
             Layout::Nothing => "no rules at all",
             Layout::Conntrack => "conntrack alone",
             Layout::Ours => "ours",
+            Layout::InTurn => "ours, in turn",
+            Layout::Mapped => "ours, by maps",
             Layout::OneRuleAPeer => "one rule a peer",
             Layout::OneList => "one list",
             Layout::PeerFirst => "peer first",
@@ -73,10 +79,9 @@ impl Layout {
     pub(crate) fn load(self, node: &Namespace, policy: &NodePolicy) -> Result<()> {
         let text = match self {
             Layout::Nothing => return Ok(()),
-            Layout::Ours => {
-                let transaction = Transaction::replace(&lower(policy));
-                return Ok(node.run(|| Nftables::open()?.commit(&transaction))??);
-            }
+            Layout::Ours => return commit(node, &lower(policy)),
+            Layout::InTurn => return commit(node, &lower_beyond(policy, usize::MAX)),
+            Layout::Mapped => return commit(node, &lower_beyond(policy, 0)),
             Layout::KubeRouter => {
                 let kube_router::Text { sets, rules } = kube_router::text(policy);
                 feed(node, IPSET, &["restore"], &sets)?;
@@ -91,6 +96,11 @@ impl Layout {
         };
         feed(node, "nft", &["-f", "-"], &text)
     }
+}
+
+fn commit(node: &Namespace, ruleset: &Ruleset) -> Result<()> {
+    let transaction = Transaction::replace(ruleset);
+    Ok(node.run(|| Nftables::open()?.commit(&transaction))??)
 }
 
 /// Debian's iptables by default: xtables matches in nftables rules.

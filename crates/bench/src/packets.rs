@@ -29,6 +29,7 @@ pub fn measure(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
             compare(&name, &workload, goal, both_ends, rounds, tell)?;
         }
     }
+    few(rounds, tell)?;
     let groups = [("1 group", 1), ("100 groups", 100), ("1,000 groups", 1_000)];
     flat(&groups.map(|(name, groups)| (name, many_groups(Transport::Udp, groups, 10))), rounds, tell)?;
     let members = [("10 members", 10), ("10,000 members", 10_000), ("100,000 members", 100_000)];
@@ -47,6 +48,21 @@ fn compare(name: &str, workload: &Workload, goal: f64, both_ends: bool, rounds: 
     for (layout, cost) in layouts.iter().zip(&costs).skip(1) {
         let goal = (*layout == Layout::Ours).then_some(goal);
         tell(Line::new(format!("worst of 250 rules, {name}: {}", layout.name()), *cost, costs[0], "µs", goal));
+    }
+    Ok(())
+}
+
+/// From how many rules on maps are worth their price: the last rule of few, one after another and by maps.
+fn few(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
+    for same_port in [false, true] {
+        for rules in [1, 2, 3, 4, 5, 8] {
+            let workload = Worst { same_port, ..Worst::of(rules) }.workload();
+            let costs = interleaved(&[Layout::Conntrack, Layout::InTurn, Layout::Mapped].map(|layout| (layout, &workload)), FLOWS, rounds)?;
+            let ports = if same_port { "same port" } else { "ports differ" };
+            for (layout, cost) in [Layout::InTurn, Layout::Mapped].iter().zip(&costs[1..]) {
+                tell(Line::new(format!("last of {rules} rules, {ports}: {}", layout.name()), *cost, costs[0], "µs", None));
+            }
+        }
     }
     Ok(())
 }

@@ -101,4 +101,10 @@ fn rules_and_groups_in_force_have_series_and_no_others() {
     let text = page(&registry);
     assert_eq!(text.matches("rule_allowed_packets_total{").count(), 5_000);
     assert!(text.contains("rules_without_series 3\n"), "{text}");
+
+    let many = (0..1_002).map(|n| (GroupRef { namespace: "shop".into(), name: format!("g{n}") }, Arc::new(rules(0)))).collect();
+    metrics.counted_of(&counters, &many);
+    let text = page(&registry);
+    assert_eq!(text.matches("group_denied_packets_total{").count(), 2_000);
+    assert!(text.contains("groups_without_series 2\n"), "{text}");
 }
