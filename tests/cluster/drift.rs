@@ -31,7 +31,9 @@ async fn p12_what_hands_do_to_the_table_is_put_right_within_a_second() -> Result
         let node = cluster.node(0);
         // Where the kernel lets nobody else at the table, there is nothing to put right.
         let guarded = rules(&cluster, 0)?;
-        if persists(&report(&cluster, 0)?) {
+        let said = report(&cluster, 0)?;
+        ensure!(said["kernel"]["tableOwnerSupported"] == persists(&said), "{said}");
+        if persists(&said) {
             for edit in EDITS {
                 ensure!(node.nft(edit).is_err() && rules(&cluster, 0)? == guarded, "`{edit}` by a stranger");
             }

@@ -1,4 +1,5 @@
-//! Every command of the guides, from top to bottom, as a reader runs them; and what they print is what the page says.
+//! Every command of the guides from top to bottom, and of the README where it installs and lets go, as a reader runs them; and what they print
+//! is what the page says.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use lab::{Cluster, images, programs};
 
-use super::fixture::without_tables;
+use super::fixture::{group, without_tables};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_owned()
@@ -53,7 +54,20 @@ const GUIDES: &str = "deploy/guides";
 /// Runs the commands of a page in one shell; each block of output has to be found, line by line, in what the commands before it print.
 fn follow(cluster: &Cluster, page: &str) -> Result<()> {
     let text = fs::read_to_string(root().join(page)).with_context(|| page.to_owned())?;
-    let blocks = blocks(&text);
+    follow_blocks(cluster, page, &blocks(&text))
+}
+
+/// The same of the part of the README below a heading.
+fn follow_part(cluster: &Cluster, heading: &str) -> Result<()> {
+    let text = fs::read_to_string(root().join("README.md"))?;
+    let (_, part) = text.split_once(&format!("\n## {heading}\n")).with_context(|| format!("README.md: {heading}"))?;
+    let part = part.split("\n## ").next().unwrap_or_default();
+    let blocks = blocks(part);
+    ensure!(!blocks.is_empty(), "README.md: nothing to run below {heading}");
+    follow_blocks(cluster, &format!("README.md, below {heading}"), &blocks)
+}
+
+fn follow_blocks(cluster: &Cluster, page: &str, blocks: &[Block]) -> Result<()> {
     const END: &str = "--- end of a block ---";
     let commands: Vec<&Block> = blocks.iter().filter(|block| block.language == "sh").collect();
     let script: String = commands.iter().map(|block| format!("{}echo '{END}'\n", block.text)).collect();
@@ -79,7 +93,7 @@ fn follow(cluster: &Cluster, page: &str) -> Result<()> {
     ensure!(output.status.success(), "{page}: {}\n{printed}", output.status);
     let mut printed = printed.split(&format!("{END}\n")).map(str::to_owned).collect::<Vec<_>>().into_iter();
     let mut last = String::new();
-    for block in &blocks {
+    for block in blocks {
         match block.language.as_str() {
             "sh" => last = printed.next().unwrap_or_default(),
             "" => {
@@ -99,13 +113,34 @@ fn follow(cluster: &Cluster, page: &str) -> Result<()> {
     Ok(())
 }
 
+/// What the README says of an operator that is gone for good: what it held goes.
+fn without_its_operator(cluster: &Cluster) -> Result<()> {
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: { name: held }\n";
+    cluster.kubectl_stdin(&["apply", "-f", "-"], &format!("{namespace}{}", group("held", "web", "ingress: []", &["web"])))?;
+    cluster.kubectl(&["wait", "--for=jsonpath={.metadata.finalizers}", "sg/web", "--namespace=held", "--timeout=300s"])?;
+    let operators = |count| cluster.kubectl(&["scale", "deployment/operator", "--namespace=kube-security-groups", count]);
+    operators("--replicas=0")?;
+    let selector = "--selector=app.kubernetes.io/component=operator";
+    cluster.kubectl(&["wait", "--for=delete", "pod", selector, "--namespace=kube-security-groups", "--timeout=300s"])?;
+    cluster.kubectl(&["delete", "sg/web", "--namespace=held", "--wait=false"])?;
+    let held = cluster.kubectl(&["get", "sg/web", "--namespace=held", "--output=name"])?;
+    ensure!(!held.is_empty(), "it is held");
+    follow_part(cluster, "Limits, and deleting what is in use")?;
+    cluster.kubectl(&["wait", "--for=delete", "sg/web", "--namespace=held", "--timeout=300s"])?;
+    cluster.kubectl(&["delete", "namespace/held"])?;
+    operators("--replicas=2")?;
+    cluster.kubectl(&["rollout", "status", "deployment/operator", "--namespace=kube-security-groups", "--timeout=300s"])?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_of_the_guides_does_what_the_page_says() -> Result<()> {
     let cluster = Cluster::builder("guides").images([images::product()?]).start().await?;
     tokio::task::block_in_place(|| {
         // It begins with the image and ends with everything gone.
         follow(&cluster, &format!("{GUIDES}/install.md"))?;
-        demo::install(&cluster)?;
+        follow_part(&cluster, "Install it")?;
+        without_its_operator(&cluster)?;
         let mut pages: Vec<String> =
             fs::read_dir(root().join(GUIDES))?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<Result<_>>()?;
         pages.retain(|page| page != "install.md");

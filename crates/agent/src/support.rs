@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use api::{KernelReport, UnsupportedFeature};
-use netlink::Unsupported;
+use netlink::{Nftables, Unsupported};
 use runtime::client::with_causes;
 use runtime::condition::{Status, Wanted};
 use tokio::sync::watch;
@@ -20,6 +20,7 @@ const RELEASE: &str = "/proc/sys/kernel/osrelease";
 pub struct Support {
     version: String,
     found: Found,
+    table_owner: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,12 +42,13 @@ impl Support {
             Ok(lacking) => Found::Lacks(lacking),
             Err(error) => Found::Unknown(with_causes(&error)),
         };
-        Support { version, found }
+        Support { version, found, table_owner: false }
     }
 
     fn find_out() -> Support {
         let version = std::fs::read_to_string(RELEASE).map_or_else(|_| "unknown".into(), |text| text.trim().to_owned());
-        let support = Support::of(version, netlink::unsupported());
+        let table_owner = Nftables::open_as_owner().is_ok_and(|kernel| kernel.is_owner());
+        let support = Support { table_owner, ..Support::of(version, netlink::unsupported()) };
         match support.found {
             Found::Everything => tracing::info!("{}", support.message()),
             Found::Lacks(_) | Found::Unknown(_) => tracing::error!("{}", support.message()),
@@ -88,7 +90,8 @@ impl Support {
     pub fn report(&self) -> KernelReport {
         let told = |lacking: &Unsupported| UnsupportedFeature { feature: lacking.feature.into(), error: lacking.error.clone() };
         let lacking = if let Found::Lacks(lacking) = &self.found { lacking.as_slice() } else { &[] };
-        KernelReport { version: self.version.clone(), unsupported: lacking.iter().map(told).collect() }
+        let unsupported = lacking.iter().map(told).collect();
+        KernelReport { version: self.version.clone(), unsupported, table_owner_supported: self.table_owner }
     }
 }
 

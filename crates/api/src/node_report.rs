@@ -137,6 +137,9 @@ pub struct KernelReport {
     /// What rules consist of and this kernel does not take; empty where it takes everything. While there is any, nothing is in force here.
     #[serde(default)]
     pub unsupported: Vec<UnsupportedFeature>,
+    /// Whether it can give a table to one program, so that no other changes it (Linux 6.9). Where it cannot, changes are put right.
+    #[serde(default)]
+    pub table_owner_supported: bool,
 }
 
 /// Something that this kernel does not take.

@@ -12,18 +12,20 @@ use crate::server::{Answer, Server, eventually};
 use crate::slices::slice;
 
 const GOLDEN: &str = "tests/admission/chart/rights.txt";
+/// With `agent.reads=all` and the cluster's DNS exempt: what an agent may at most.
+const GOLDEN_MOST: &str = "tests/admission/chart/rights-most.txt";
 
 /// `kubectl auth can-i --list` of each service account, in each namespace that is something to the product.
 pub async fn as_written_down(server: &Server) -> Result<()> {
     // They exist while `helm uninstall` runs; the Job would, too.
     let hooks = template(&["--show-only", "templates/uninstall.yaml"])?;
     server.kubectl_text(&["apply", "-f", "-"], &hooks)?.silent("what uninstalls")?;
-    let text = listed(server)?;
+    let text = listed(server, &["agent", "operator", "uninstall"])?;
     server.kubectl_text(&["delete", "-f", "-"], &hooks)?.silent("what uninstalls, again")?;
     golden(GOLDEN, &text)
 }
 
-fn listed(server: &Server) -> Result<String> {
+fn listed(server: &Server, accounts: &[&str]) -> Result<String> {
     let rows = |account: &str, namespace: &str| -> Result<BTreeSet<String>> {
         let user = format!("--as=system:serviceaccount:sg-system:{account}");
         let answer = server.kubectl(&["auth", "can-i", "--list", &user, "--namespace", namespace, "--no-headers"])?;
@@ -32,7 +34,7 @@ fn listed(server: &Server) -> Result<String> {
     };
     let everybody = rows("default", "shop")?;
     let mut text = "# kubectl auth can-i --list: resources, [URLs], [names], [verbs]; without what every service account may.\n".to_owned();
-    for account in ["agent", "operator", "uninstall"] {
+    for account in accounts {
         let elsewhere: BTreeSet<String> = rows(account, "shop")?.difference(&everybody).cloned().collect();
         text += &format!("\n{account}\n");
         elsewhere.iter().for_each(|row| text += &format!("  {row}\n"));
@@ -96,9 +98,11 @@ pub async fn an_agent_is_bound_to_its_node(server: &Server) -> Result<()> {
     forbidden("a group", run(&["create", "-f", "-"], &group)?)?;
 
     // On an older Kubernetes RBAC has no narrower word than all pods; nothing else is wider.
-    let upgrade = ["upgrade", "kube-security-groups", &chart(), "--namespace=sg-system", "--set=agent.reads=all"];
+    let upgrade = ["upgrade", "kube-security-groups", &chart(), "--namespace=sg-system", "--set=agent.reads=all,exempt={ClusterDNS}"];
     server.cluster().helm(&upgrade)?;
     eventually("all pods", || Ok(get("get pods -A")?.done)).await?;
+    eventually("where DNS answers", || Ok(get("get endpointslices -n kube-system")?.done)).await?;
+    golden(GOLDEN_MOST, &listed(server, &["agent"])?)?;
     for arguments in ["get secrets -A", "get nodes", "label node n1 a=b"] {
         forbidden(arguments, get(arguments)?)?;
     }
