@@ -49,7 +49,9 @@ fn pod(number: usize) -> Object {
 
 /// A group with so many rules, each with a port and a peer of its own.
 fn group(number: usize, rules: usize, peers: usize) -> Object {
-    let rule = |n: usize| json!({"protocol": "TCP", "port": 1000 + n, "from": [{"securityGroup": {"name": format!("peer-{}", (number + n) % peers)}}]});
+    // Where there are very many, each is named.
+    let first = if peers > 1_000 { number * rules } else { number };
+    let rule = |n: usize| json!({"protocol": "TCP", "port": 1000 + n, "from": [{"securityGroup": {"name": format!("peer-{}", (first + n) % peers)}}]});
     Manifest::group(&format!("shop/app-{number}"), json!({"ingress": (0..rules).map(rule).collect::<Vec<_>>()})).fact()
 }
 
@@ -165,17 +167,52 @@ fn members(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
         let mut node = Node::new(20, 10, 5, 1, members)?;
         node.sync()?;
         let used = Used::reset()?;
-        let mut took = Vec::new();
-        for round in 0..usize::from(rounds) * 10 {
-            took.push(node.after(one_more_or_less(members, round)?)? * 1e3);
-        }
-        used.tell(&format!("a member joins or leaves, of {members}"), took.len(), tell)?;
-        joins.push(median(took));
+        let took = InTurn::measure(usize::from(rounds) * 10, |round| node.after(one_more_or_less(members, round)?))?;
+        used.tell(&format!("a member joins or leaves, of {members}"), took.times(), tell)?;
+        joins.push(took.medians());
     }
-    tell(Line::limit("a member joins or leaves, of 10,000", joins[1], 1.0, "ms"));
-    tell(Line::new("a member joins or leaves, of 10,000 against of 100", joins[1], joins[0], "ms", Some(1.5)));
-    tell(Line::new("a member joins or leaves, of 100,000 against of 100", joins[2], joins[0], "ms", None));
+    let (joins, leaves): (Vec<f64>, Vec<f64>) = joins.into_iter().unzip();
+    for (way, took) in [("joins", joins), ("leaves", leaves)] {
+        let [few, many, most] = [took[0], took[1], took[2]];
+        tell(Line::limit(format!("a member {way}, of 10,000"), many, 1.0, "ms"));
+        tell(Line::new(format!("a member {way}, of 10,000 against of 100"), many, few, "ms", Some(1.5)));
+        tell(Line::new(format!("a member {way}, of 100,000 against of 100"), most, few, "ms", None));
+    }
+    // 100,000 members likewise, of 10,000 groups that rules here name.
+    let mut node = Node::new(20, 200, 50, 10_000, 100_000)?;
+    node.sync()?;
+    let took = InTurn::measure(usize::from(rounds) * 10, |round| node.after(one_more_or_less(10, round)?))?;
+    let (join, leave) = took.medians();
+    tell(Line::limit("a member joins a group, one of 10,000 that are named", join, 1.0, "ms"));
+    tell(Line::limit("a member leaves a group, one of 10,000 that are named", leave, 1.0, "ms"));
     Ok(())
+}
+
+/// Times of two changes that take turns, in milliseconds.
+#[derive(Default)]
+struct InTurn {
+    even: Vec<f64>,
+    odd: Vec<f64>,
+}
+
+impl InTurn {
+    /// Makes one in rounds with an even number, the other in those with an odd one; each tells the seconds that it took.
+    fn measure(rounds: usize, mut change: impl FnMut(usize) -> Result<f64>) -> Result<InTurn> {
+        let mut took = InTurn::default();
+        for round in 0..rounds {
+            let ms = change(round)? * 1e3;
+            if round % 2 == 0 { took.even.push(ms) } else { took.odd.push(ms) }
+        }
+        Ok(took)
+    }
+
+    fn times(&self) -> usize {
+        self.even.len() + self.odd.len()
+    }
+
+    fn medians(self) -> (f64, f64) {
+        (median(self.even), median(self.odd))
+    }
 }
 
 /// A pod of this node that comes or goes.
@@ -191,20 +228,20 @@ fn pods(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
         }
         node.sync()?;
         let used = Used::reset()?;
-        let mut took = Vec::new();
-        for round in 0..usize::from(rounds) * 4 {
+        let took = InTurn::measure(usize::from(rounds) * 4, |round| {
             // One that is in a group.
             let added = pod(pods.next_multiple_of(APPS));
             let started = Instant::now();
             node.since.applied(&added);
             let _ = if round % 2 == 0 { node.cluster.apply(added) } else { node.cluster.delete(&testkit::manifest::key(&added)) };
             node.sync()?;
-            took.push(started.elapsed().as_secs_f64() * 1e3);
-        }
+            Ok(started.elapsed().as_secs_f64())
+        })?;
         let others = if elsewhere > 0 { format!(", {elsewhere} groups and attachments elsewhere") } else { String::new() };
-        let what = format!("a pod comes or goes, {pods} pods on the node{others}");
-        used.tell(&what, took.len(), tell)?;
-        tell(Line::figure(what, median(took), "ms"));
+        used.tell(&format!("a pod comes or goes, {pods} pods on the node{others}"), took.times(), tell)?;
+        let (comes, goes) = took.medians();
+        tell(Line::figure(format!("a pod comes, {pods} pods on the node{others}"), comes, "ms"));
+        tell(Line::figure(format!("a pod goes, {pods} pods on the node{others}"), goes, "ms"));
     }
     Ok(())
 }
@@ -293,11 +330,10 @@ fn at_full_size(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
     tell(Line::figure("a rule is edited there", median(edits), "ms"));
 
     let used = Used::reset()?;
-    let mut joins = Vec::new();
-    for round in 0..usize::from(rounds) * 4 {
-        joins.push(node.after(one_more_or_less(100_000, round)?)? * 1e3);
-    }
-    used.tell("a member joins or leaves there", joins.len(), tell)?;
-    tell(Line::limit("a member joins or leaves there", median(joins), 1.0, "ms"));
+    let took = InTurn::measure(usize::from(rounds) * 4, |round| node.after(one_more_or_less(100_000, round)?))?;
+    used.tell("a member joins or leaves there", took.times(), tell)?;
+    let (join, leave) = took.medians();
+    tell(Line::limit("a member joins there", join, 1.0, "ms"));
+    tell(Line::limit("a member leaves there", leave, 1.0, "ms"));
     Ok(())
 }
