@@ -10,7 +10,7 @@ use api::ReportedProblem;
 use policy::model::{GroupRef, GroupRules, NodePolicy};
 use ruleset::Part;
 
-use crate::plan::{Plan, Scope};
+use crate::plan::Plan;
 
 /// The parts of the policy that are not in force as written. A restart forgets what they were before: then they allow nothing.
 #[derive(Clone, Debug, Default)]
@@ -25,9 +25,10 @@ pub struct HeldBack {
     /// Refusals one after another that say nothing of steps.
     whole: u32,
     /// So many parts one after another were refused by themselves without a word of steps.
-    found: u32,
-    /// The last policy that came into force.
+    unnamed: u32,
+    /// The last policy that came into force, if one has.
     in_force: NodePolicy,
+    known: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -69,37 +70,61 @@ impl HeldBack {
     /// A plan for this policy does not claim to have in force what is held back, and says why.
     pub fn tell(&self, wanted: &NodePolicy, plan: &mut Plan) {
         for part in self.parts() {
+            plan.held_back = true;
             let concerned = |(group, rules): &(&GroupRef, &Arc<GroupRules>)| match part {
                 Part::Rules(refused) => *group == refused,
                 Part::Members(named) => rules.groups().any(|group| group == named),
                 Part::PrefixList(named) => rules.prefix_lists().any(|list| list == named),
-                Part::Endpoint(_) => false,
             };
-            plan.incomplete.extend(wanted.groups.iter().filter(concerned).map(|(group, _)| group.clone()));
-            withdraw(part, wanted, Arc::make_mut(&mut plan.scope));
+            let groups: BTreeSet<GroupRef> = wanted.groups.iter().filter(concerned).map(|(group, _)| group.clone()).collect();
+            let scope = Arc::make_mut(&mut plan.scope);
+            if !self.stands(part, wanted) {
+                // Not even as they were.
+                scope.groups.retain(|applied| !groups.iter().any(|it| it.namespace == applied.namespace && it.name == applied.name));
+            }
+            if let Part::PrefixList(list) = part {
+                scope.prefix_lists.retain(|applied| (&applied.namespace, &applied.name) != (&list.namespace, &list.name));
+            }
+            plan.incomplete.extend(groups);
         }
         for (part, refusal) in &self.refused {
-            let stays = match part {
-                Part::Endpoint(pod) if !self.in_force.endpoints.contains_key(pod) => "no rule guards it",
-                part => part.stays(),
-            };
             Arc::make_mut(&mut plan.scope).problems.push(ReportedProblem {
                 object: part.to_string(),
                 rule: String::new(),
                 reason: "RefusedByKernel".into(),
-                message: format!("{stays}, for the kernel does not take what is new: {}", refusal.message),
+                message: format!("{} as before, for the kernel does not take what is new: {}", part.what(), refusal.message),
             });
+        }
+    }
+
+    /// Whether what is held back is in force as it was, with all that it names.
+    fn stands(&self, part: &Part, wanted: &NodePolicy) -> bool {
+        let before = &self.in_force;
+        match part {
+            Part::Rules(group) => before.groups.get(group).is_some_and(|old| {
+                let named = |group| wanted.members.contains_key(group) || !before.members.contains_key(group);
+                let listed = |list| wanted.prefix_lists.contains_key(list) || !before.prefix_lists.contains_key(list);
+                old.groups().all(named) && old.prefix_lists().all(listed)
+            }),
+            Part::Members(group) => before.members.contains_key(group),
+            Part::PrefixList(list) => before.prefix_lists.contains_key(list),
         }
     }
 
     /// This policy has come into force. Whether another plan is due at once, to let go of more.
     pub fn in_force(&mut self, policy: &NodePolicy) -> bool {
+        if self.tried.iter().any(|part| !part.is_same(policy, &self.in_force)) {
+            // They were innocent: on with larger lots.
+            self.lot *= 2;
+            self.unnamed = 0;
+        }
         self.in_force.clone_from(policy);
+        self.known = true;
         let rest = self.suspects.iter().nth(self.lot).cloned();
         let rest = rest.map_or_else(BTreeSet::new, |first| self.suspects.split_off(&first));
         self.tried = std::mem::replace(&mut self.suspects, rest);
         if self.tried.is_empty() {
-            (self.whole, self.found) = (0, 0);
+            (self.whole, self.unnamed) = (0, 0);
         }
         !self.tried.is_empty()
     }
@@ -108,17 +133,20 @@ impl HeldBack {
     /// what is as it was already is no help.
     pub fn add(&mut self, blamed: BTreeSet<Part>, policy: &NodePolicy, message: &str) -> bool {
         let tried = std::mem::take(&mut self.tried);
-        let blamed: BTreeSet<Part> = blamed.into_iter().filter(|part| !part.is_same(policy, &self.in_force)).collect();
+        let is_free =
+            |part: &Part| !self.refused.contains_key(part) && !self.suspects.contains(part) && !part.is_same(policy, &self.in_force);
+        let blamed: BTreeSet<Part> = blamed.into_iter().filter(is_free).collect();
         let named = !blamed.is_empty();
         let mut parts = match (named, tried.is_empty()) {
             (true, _) => blamed,
             (false, false) => tried.clone(),
             (false, true) => {
                 self.whole += 1;
-                if self.whole < PATIENCE || self.found >= MANY {
+                // After a restart what is in force is the table's, and nothing of it can be held.
+                if !self.known || self.whole < PATIENCE || self.unnamed >= MANY {
                     return false;
                 }
-                self.more(policy)
+                Part::that_differ(policy, &self.in_force).into_iter().filter(is_free).collect()
             }
         };
         self.suspects.extend(tried.into_iter().filter(|part| !parts.contains(part)));
@@ -128,26 +156,25 @@ impl HeldBack {
             return true;
         }
         let Some(part) = parts.pop_first() else {
-            // What is held back is not what is refused.
-            self.suspects.clear();
-            return false;
+            return self.give_up();
         };
-        self.found += u32::from(!named);
-        if self.found >= MANY {
-            self.suspects.clear();
-            self.refused.retain(|_, refusal| refusal.named);
-            return false;
+        if !named {
+            self.unnamed += 1;
+            if self.unnamed >= MANY {
+                return self.give_up();
+            }
         }
         let wait = if named { WAIT } else { SHORT_WAIT };
         self.refused.insert(part, Refusal { policy: policy.clone(), message: message.into(), named, wait });
         true
     }
 
-    /// What is new in a policy and could stay as it was: what allows, and if that is nothing or no help, endpoints too.
-    fn more(&self, policy: &NodePolicy) -> BTreeSet<Part> {
-        let changed = Part::that_differ(policy, &self.in_force);
-        let (endpoints, others): (BTreeSet<Part>, BTreeSet<Part>) = changed.into_iter().partition(|part| matches!(part, Part::Endpoint(_)));
-        if others.is_empty() { endpoints } else { others }
+    /// What is refused is none of the parts, or all: nothing is held back that the kernel has not named, until the table is looked at.
+    fn give_up(&mut self) -> bool {
+        self.suspects.clear();
+        self.refused.retain(|_, refusal| refusal.named);
+        self.unnamed = MANY;
+        false
     }
 
     /// The table is looked at.
@@ -155,24 +182,8 @@ impl HeldBack {
         for refusal in self.refused.values_mut() {
             refusal.wait = refusal.wait.saturating_sub(1);
         }
-    }
-}
-
-/// Claims nothing for what is held back.
-fn withdraw(part: &Part, wanted: &NodePolicy, scope: &mut Scope) {
-    match part {
-        Part::PrefixList(list) => {
-            scope.prefix_lists.retain(|applied| (&applied.namespace, &applied.name) != (&list.namespace, &list.name));
+        if self.unnamed >= MANY {
+            (self.whole, self.unnamed) = (0, 0);
         }
-        Part::Endpoint(pod) => {
-            let groups = wanted.endpoints.get(pod).map(|endpoint| &endpoint.groups);
-            let has = |namespace: &str, name: &str| {
-                groups.is_some_and(|groups| groups.iter().any(|group| group.namespace == namespace && group.name == name))
-            };
-            scope.groups.retain(|applied| !has(&applied.namespace, &applied.name));
-            // Nobody knows here which of them select it.
-            scope.attachments.retain(|applied| applied.namespace != pod.namespace);
-        }
-        Part::Rules(_) | Part::Members(_) => {}
     }
 }

@@ -20,6 +20,8 @@ pub struct Plan {
     pub rules: RulesOf,
     /// The groups with an endpoint here that are not in force as written yet, because a group that they name has not been seen as a whole.
     pub incomplete: BTreeSet<GroupRef>,
+    /// Something is left as it was, since the kernel does not take what is new of it.
+    pub held_back: bool,
     /// Whom and what it concerns. Members elsewhere change nothing of it.
     pub scope: Arc<Scope>,
 }
@@ -98,6 +100,7 @@ impl Planner {
             // What is held back may have changed.
             rules: self.policy.groups.clone(),
             incomplete: incomplete(compiled),
+            held_back: false,
             scope: self.scope.clone(),
         };
         self.held_back.tell(&wanted, &mut plan);

@@ -82,6 +82,12 @@ impl Report {
         let ready = match (self.passage.escapes(), self.bridging.escapes()) {
             (true, _) => beside(self.passage.condition()),
             (false, true) => beside(self.bridging.condition()),
+            (false, false) if plan.held_back => Wanted {
+                type_: api::condition::READY,
+                status: Status::False,
+                reason: "RefusedByKernel".into(),
+                message: "the kernel does not take what is new of some objects, which are as before; status.problems names them".into(),
+            },
             (false, false) => Wanted {
                 type_: api::condition::READY,
                 status: Status::True,

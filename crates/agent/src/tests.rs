@@ -27,6 +27,7 @@ mod pacing;
 mod passage;
 mod prefix_lists;
 mod refused;
+mod searching;
 mod support;
 mod tallying;
 
@@ -254,9 +255,7 @@ impl Node {
                 Ok(self.report.committed(&committed, &now))
             }
             Err(failure) => {
-                if let Some(steps) = &failure.refused {
-                    self.facts.refused(steps, &failure.message);
-                }
+                self.searching = failure.refused.as_ref().is_some_and(|steps| self.facts.refused(steps, &failure.message));
                 self.report.failed(&failure, &now);
                 Err(failure)
             }

@@ -176,3 +176,23 @@ fn meaning(error: &io::Error) -> String {
     };
     text.to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use ruleset::Kernel;
+
+    use super::*;
+    use crate::Nftables;
+
+    #[test]
+    fn a_step_is_refused_for_what_it_is_and_not_because_memory_ran_out_at_it() {
+        let refused = |errno| {
+            let first = Box::new(Refusal::new(2, &Op::AddTable, errno, None));
+            Nftables::refused(&Error::Refused { first, others: Vec::new(), complete: true })
+        };
+        assert_eq!(refused(libc::EINVAL), Some(vec![2]));
+        assert_eq!(refused(libc::ENOMEM), Some(vec![]));
+        assert_eq!(Nftables::refused(&Error::RefusedWhole(io::Error::from_raw_os_error(libc::EPERM))), Some(vec![]));
+        assert_eq!(Nftables::refused(&Error::NoAnswer), None, "it may have taken all");
+    }
+}

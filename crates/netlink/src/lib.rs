@@ -108,6 +108,10 @@ impl Kernel for Nftables {
     fn refused(error: &Error) -> Option<Vec<usize>> {
         match error {
             Error::Malformed { index, .. } => Some(vec![*index]),
+            // It names the step at which it ran out of memory, which may be any.
+            Error::Refused { .. } if error.refusals().any(|refusal| matches!(refusal.errno, libc::ENOMEM | libc::ENOBUFS)) => {
+                Some(Vec::new())
+            }
             Error::Refused { .. } => Some(error.refusals().map(|refusal| refusal.index).collect()),
             Error::Send { .. } | Error::RefusedWhole(_) => Some(Vec::new()),
             Error::Open(_) | Error::Receive(_) | Error::NoAnswer | Error::Listing { .. } | Error::Unsettled { .. } => None,

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use policy::model::{Direction, Endpoint, GroupRef, GroupRules, NodePolicy, Peer, PodRef, PrefixListRef};
+use policy::model::{Direction, GroupRef, GroupRules, NodePolicy, Peer, PrefixListRef};
 
 use crate::lower::{FAMILIES, members_name, prefixes_name, rule_counter};
 use crate::lowering::Lowering;
 use crate::piece::{Merge, Piece};
 use crate::{Op, Rule};
 
-/// A part of the policy that can stay as it was while everything else goes on. Of endpoints aside, it only ever allows.
+/// A part of the policy that can stay as it was while everything else goes on: it only ever allows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// The rules of a group.
@@ -22,8 +22,6 @@ pub enum Part {
     Members(GroupRef),
     /// The entries of a prefix list.
     PrefixList(PrefixListRef),
-    /// An endpoint: its addresses and its groups. A new one that is left out is open, as it is where everything is left as it was.
-    Endpoint(PodRef),
 }
 
 impl fmt::Display for Part {
@@ -31,19 +29,17 @@ impl fmt::Display for Part {
         match self {
             Part::Rules(group) | Part::Members(group) => write!(f, "SecurityGroup {group}"),
             Part::PrefixList(list) => write!(f, "PrefixList {list}"),
-            Part::Endpoint(pod) => write!(f, "Pod {pod}"),
         }
     }
 }
 
 impl Part {
-    /// What can be said of it when it stays as it was.
-    pub const fn stays(&self) -> &'static str {
+    /// What of its object it is.
+    pub const fn what(&self) -> &'static str {
         match self {
-            Part::Rules(_) => "its rules are as before",
-            Part::Members(_) => "its members are as before",
-            Part::PrefixList(_) => "its entries are as before",
-            Part::Endpoint(_) => "its addresses and groups are as before",
+            Part::Rules(_) => "its rules are",
+            Part::Members(_) => "its members are",
+            Part::PrefixList(_) => "its entries are",
         }
     }
 
@@ -52,8 +48,7 @@ impl Part {
         let rules = come(&before.groups, &after.groups).map(Part::Rules);
         let members = come(&before.members, &after.members).map(Part::Members);
         let lists = come(&before.prefix_lists, &after.prefix_lists).map(Part::PrefixList);
-        let endpoints = come(&before.endpoints, &after.endpoints).map(Part::Endpoint);
-        rules.chain(members).chain(lists).chain(endpoints).collect()
+        rules.chain(members).chain(lists).collect()
     }
 
     /// Whether it is the same in both.
@@ -62,7 +57,6 @@ impl Part {
             Part::Rules(group) => one.groups.get(group) == other.groups.get(group),
             Part::Members(group) => one.members.get(group) == other.members.get(group),
             Part::PrefixList(list) => one.prefix_lists.get(list) == other.prefix_lists.get(list),
-            Part::Endpoint(pod) => one.endpoints.get(pod) == other.endpoints.get(pod),
         }
     }
 
@@ -84,15 +78,6 @@ impl Part {
                     *entries = from.prefix_lists.get(list).cloned().unwrap_or_default();
                 }
             }
-            Part::Endpoint(pod) => {
-                let Some(_) = policy.endpoints.remove(pod) else { return };
-                let Some(mut endpoint) = from.endpoints.get(pod).cloned() else { return };
-                // An address may be another's by now.
-                for other in policy.endpoints.values() {
-                    endpoint.addresses.retain(|address| !other.addresses.contains(address));
-                }
-                policy.endpoints.insert(pod.clone(), endpoint);
-            }
         }
     }
 }
@@ -106,11 +91,12 @@ fn come<K: Ord + Clone, V: Clone + PartialEq>(before: &OrdMap<K, V>, after: &Ord
 }
 
 impl Lowering {
-    /// What a step towards the last ruleset is about; nothing where that is no object that could be left as it was.
+    /// What a step towards the last ruleset is about; nothing where that is no object that could be left as it was, as with an endpoint,
+    /// which would be open.
     pub fn blame(&self, op: &Op) -> BTreeSet<Part> {
         match op {
             Op::AddRule(chain, rule) => self.of_rule(chain, rule),
-            Op::AddChain(chain, _) | Op::FlushChain(chain) | Op::DeleteChain(chain) => self.of_chain(chain),
+            Op::AddChain(chain, _) | Op::FlushChain(chain) | Op::DeleteChain(chain) => self.of_class(chain),
             Op::AddPortMap(map, _) | Op::AddPorts(map, _) | Op::DeletePorts(map, _) => self.of_port_map(map),
             Op::DeleteMap(map) => self.of_port_map(map).into_iter().chain(self.of_set(map)).collect(),
             Op::AddCounter(counter) | Op::ContinueCounter(counter, _) | Op::DeleteCounter(counter) => self.of_counter(counter),
@@ -119,27 +105,21 @@ impl Lowering {
                 self.of_set(set)
             }
             Op::AddCounterMap(map, ..) | Op::AddCounted(map, _) | Op::DeleteCounted(map, _) => self.of_set(map),
-            Op::AddMapElements(_, elements) => {
-                let has = |(_, endpoint): &(&PodRef, &Endpoint)| endpoint.addresses.iter().any(|address| elements.contains_key(address));
-                self.policy().endpoints.iter().filter(has).map(|(pod, _)| Part::Endpoint(pod.clone())).collect()
-            }
-            Op::AddTable | Op::DeleteTable | Op::AddMap(..) | Op::DeleteMapElements(..) => BTreeSet::new(),
+            Op::AddTable | Op::DeleteTable | Op::AddMap(..) | Op::AddMapElements(..) | Op::DeleteMapElements(..) => BTreeSet::new(),
         }
     }
 
-    /// The group whose counter it has, or all that the chain is of.
+    /// The group whose counter it has, or all that the class has.
     fn of_rule(&self, chain: &str, rule: &Rule) -> BTreeSet<Part> {
-        let all = self.of_chain(chain);
+        let class = self.of_class(chain);
         let counted = rule.counter.as_ref().map(|counter| self.of_counter(counter)).unwrap_or_default();
-        let both: BTreeSet<Part> = all.intersection(&counted).cloned().collect();
-        if both.is_empty() { all } else { both }
+        let both: BTreeSet<Part> = class.intersection(&counted).cloned().collect();
+        if both.is_empty() { class } else { both }
     }
 
-    /// The groups of the class, or the endpoint.
-    fn of_chain(&self, chain: &str) -> BTreeSet<Part> {
-        let has = |piece: &Piece| piece.chains.iter().any(|(name, _)| name == chain);
-        let classes = self.classes().filter(|(_, piece)| has(piece)).flat_map(|((_, groups), _)| groups).cloned().map(Part::Rules);
-        classes.chain(self.endpoint_pieces().filter(|(_, piece)| has(piece)).map(|(pod, _)| Part::Endpoint(pod.clone()))).collect()
+    fn of_class(&self, chain: &str) -> BTreeSet<Part> {
+        let has = |(_, piece): &(&_, &Piece)| piece.chains.iter().any(|(name, _)| name == chain);
+        self.classes().filter(has).flat_map(|((_, groups), _)| groups).cloned().map(Part::Rules).collect()
     }
 
     fn of_port_map(&self, map: &str) -> BTreeSet<Part> {

@@ -156,11 +156,6 @@ impl Lowering {
         self.classes.iter()
     }
 
-    /// Its endpoints.
-    pub(crate) fn endpoint_pieces(&self) -> impl Iterator<Item = (&PodRef, &Piece)> {
-        self.endpoints.iter().map(|(pod, (piece, _))| (pod, piece))
-    }
-
     /// Peers that are looked for in one map.
     pub(crate) fn merges(&self) -> impl Iterator<Item = &Merge> {
         self.merges.iter()

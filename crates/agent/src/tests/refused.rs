@@ -160,74 +160,35 @@ fn what_fits_our_belief_and_not_the_table_is_nobodys_fault() {
 }
 
 #[test]
-fn what_is_refused_without_a_word_of_steps_is_found_among_many() {
-    let names: Vec<String> = (0..20).map(|n| format!("g{n}")).collect();
-    let groups = |generation, bad: u16| -> Vec<Object> {
-        names.iter().map(|name| opens(name, generation, &[if name == "g13" { bad } else { 8080 + bad }], everybody())).collect()
-    };
-    let mut objects = groups(1, 80);
-    for (n, name) in names.iter().enumerate() {
-        objects.extend([pod(&format!("{name}-0"), name, &format!("10.0.0.{n}")), attachment(name)]);
-    }
-    let mut node = Node::with(&objects, &[]);
-    node.synced();
-    node.enforcement.kernel().dreads = "th dport 666".into();
-    groups(2, 666).into_iter().for_each(|group| node.take(apply(group)));
-    // Nobody's fault at first; then all are held back, and let go in lots.
-    let mut refusals = 0;
-    let status = loop {
-        match node.sync().unwrap() {
-            Ok(status) if !node.searching => break status,
-            Ok(status) => assert!(!generations(&status).contains(&("g13".into(), 2)), "{status:?}"),
-            Err(_) => refusals += 1,
-        }
-        assert!(refusals < 20, "it does not find it");
-    };
-    assert_eq!(problems(&status), [("SecurityGroup shop/g13", "RefusedByKernel")]);
-    let behind: Vec<_> = generations(&status).into_iter().filter(|(_, generation)| *generation != 2).collect();
-    assert_eq!(behind, [("g13".to_string(), 1)], "all others are in force");
-    node.take(apply(opens("g13", 3, &[81], everybody())));
-    assert_eq!(problems(&node.synced()), []);
-}
-
-#[test]
-fn an_endpoint_that_is_refused_keeps_no_other_from_being_guarded() {
+fn after_a_restart_what_is_refused_is_not_said_to_be_in_force_as_it_was() {
     let mut node = Node::with(&shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody())), &[]);
-    node.synced();
-    disliking(&mut node, "in-pod/shop/app-1");
-    node.take(apply(pod("app-1", "app", "10.0.0.3")));
-    node.take(apply(pod("web-1", "web", "10.0.0.4")));
-    let (_, status) = settle(&mut node);
-    assert!(has(&mut node, "10.0.0.4") && !has(&mut node, "10.0.0.3"));
-    assert_eq!(problems(&status), [("Pod shop/app-1", "RefusedByKernel")]);
-    assert!(status.problems[0].message.starts_with("no rule guards it, for"), "{}", status.problems[0].message);
-    assert_eq!(generations(&status), [("web".to_string(), 1)], "a group with a pod that nothing guards is not in force here");
-    assert_eq!(status.attachments, [], "nor what may attach it");
-
-    disliking(&mut node, "");
-    (0..5).for_each(|_| node.facts.looked());
     let status = node.synced();
-    assert_eq!((generations(&status).len(), status.attachments.len(), problems(&status)), (2, 2, vec![]));
-    assert!(has(&mut node, "10.0.0.3"));
+    let mut again = Node::on(std::mem::take(node.enforcement.kernel()));
+    again.report = Report::continuing(status);
+    disliking(&mut again, "th dport 666");
+    again.list(&shop(opens("web", 2, &[666], everybody()), opens("app", 1, &[80], everybody())));
+    let (_, status) = settle(&mut again);
+    assert_eq!(
+        (generations(&status), problems(&status)),
+        (vec![("app".to_string(), 1)], vec![("SecurityGroup shop/web", "RefusedByKernel")])
+    );
+    assert!(again.table().unwrap().chains["in/shop/web"].rules.is_empty(), "nobody knows what it was: it allows nothing");
 }
 
 #[test]
-fn where_the_kernel_takes_nothing_at_all_nobody_is_blamed() {
-    let names = ["a", "b", "c", "d", "e", "f", "g"];
-    let groups = |generation, port: u16| names.map(|name| opens(name, generation, &[port], everybody()));
-    let pods = names.iter().enumerate().map(|(n, name)| pod(&format!("{name}-0"), name, &format!("10.0.0.{n}")));
-    let mut node = Node::with(&groups(1, 80).into_iter().chain(names.map(attachment)).chain(pods).collect::<Vec<_>>(), &[]);
-    node.synced();
-    for (port, address) in [(81, "10.0.0.13"), (82, "10.0.0.14")] {
-        groups(i64::from(port), port).into_iter().for_each(|group| node.take(apply(group)));
-        node.take(apply(pod("web-1", "a", address)));
-        node.enforcement.kernel().dreads = "inet k8s-sg".into();
-        let tries: Vec<bool> = (0..60).map(|_| node.sync().unwrap().is_ok()).collect();
-        assert!(tries[40..].iter().all(|taken| !taken), "it gives up searching: {tries:?}");
-        node.enforcement.kernel().dreads = String::new();
-        let status = node.synced();
-        assert_eq!((generations(&status).len(), problems(&status)), (names.len(), vec![]));
-        assert!(generations(&status).iter().all(|(_, generation)| *generation == i64::from(port)), "{status:?}");
-        assert!(has(&mut node, address));
-    }
+fn rules_that_stay_while_whom_they_name_has_gone_are_not_said_to_be_in_force() {
+    let naming = |generation, peer| opens("web", generation, &[80], json!({"securityGroup": {"name": peer}}));
+    let mut objects = shop(naming(1, "x"), opens("app", 1, &[80], everybody()));
+    objects.extend([group("x", 1, &[]), group("y", 1, &[])]);
+    let mut node = Node::with(&objects, &[slice("x", &["10.1.0.1"])]);
+    assert_eq!(generations(&node.synced()).len(), 2);
+    disliking(&mut node, "saddr @members4/shop/y");
+    node.take(apply(naming(2, "y")));
+    let _ = node.sync();
+    node.slices(1, Change::Reset(Kind::MemberSlice, vec![slice("y", &["10.1.0.2"])]));
+    let (_, status) = settle(&mut node);
+    assert_eq!(
+        (generations(&status), problems(&status)),
+        (vec![("app".to_string(), 1)], vec![("SecurityGroup shop/web", "RefusedByKernel")])
+    );
 }

@@ -1,0 +1,136 @@
+//! What the kernel refuses without a word of steps is found by trying, and where there is nothing to find the search ends.
+
+use policy::index::Object;
+use serde_json::json;
+
+use super::*;
+
+/// So many groups, each of one pod, each of a generation that opens this port, or another one.
+fn groups(count: usize, generation: i64, port: impl Fn(usize) -> u16) -> Vec<Object> {
+    let one = |n: usize| {
+        let rule = json!({"protocol": "TCP", "port": port(n), "from": [{"cidr": "0.0.0.0/0"}]});
+        Object::security_group(&metadata(&format!("g{n:03}"), generation), &json!({"ingress": [rule], "egress": []}))
+    };
+    (0..count).map(one).collect()
+}
+
+/// A node where all of them have come into force with port 80.
+fn node(count: usize) -> Node {
+    let mut objects = groups(count, 1, |_| 80);
+    for n in 0..count {
+        let name = format!("g{n:03}");
+        objects.extend([pod(&format!("{name}-0"), &name, &format!("10.0.{}.{}", n / 250, n % 250)), attachment(&name)]);
+    }
+    let mut node = Node::with(&objects, &[]);
+    assert_eq!(node.synced().groups.len(), count);
+    node
+}
+
+/// Syncs until nothing more is to be found out; how often, and what is said in the end.
+fn search(node: &mut Node) -> (usize, NodeReportStatus) {
+    for tries in 1..200 {
+        match node.sync().unwrap() {
+            Ok(status) if !node.searching => return (tries, status),
+            Ok(status) => assert!(status.conditions.iter().any(|it| it.type_ == "Ready" && it.status == "False"), "not all is in force"),
+            Err(_) => {}
+        }
+    }
+    panic!("it does not end")
+}
+
+fn refused(status: &NodeReportStatus) -> Vec<&str> {
+    status.problems.iter().map(|problem| problem.object.strip_prefix("SecurityGroup shop/").unwrap()).collect()
+}
+
+/// The groups that are as before.
+fn behind(status: &NodeReportStatus) -> Vec<String> {
+    generations(status).into_iter().filter(|(_, generation)| *generation == 1).map(|(name, _)| name).collect()
+}
+
+#[test]
+fn few_are_found_among_many() {
+    for (count, bad, most) in
+        [(20, vec![13], 40), (200, vec![0], 60), (200, vec![199], 60), (60, vec![3, 17, 30, 44, 58], 150), (2, vec![1], 12)]
+    {
+        let mut node = node(count);
+        node.enforcement.kernel().dreads = "th dport 666".into();
+        groups(count, 2, |n| if bad.contains(&n) { 666 } else { 81 }).into_iter().for_each(|group| node.take(apply(group)));
+        let (tries, status) = search(&mut node);
+        let names: Vec<String> = bad.iter().map(|n| format!("g{n:03}")).collect();
+        assert_eq!((refused(&status), behind(&status)), (names.iter().map(String::as_str).collect(), names.clone()), "of {count}");
+        assert!(tries < most, "{tries} tries for {bad:?} of {count}");
+        // What is refused so is tried again soon: the kernel may have lacked memory.
+        node.enforcement.kernel().dreads = String::new();
+        node.facts.looked();
+        let status = node.synced();
+        assert_eq!((refused(&status), behind(&status)), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn where_the_kernel_takes_nothing_nobody_is_blamed() {
+    let mut node = node(7);
+    for port in [81, 82] {
+        groups(7, i64::from(port), |_| port).into_iter().for_each(|group| node.take(apply(group)));
+        node.take(apply(pod("new", "g001", &format!("10.0.9.{port}"))));
+        node.enforcement.kernel().dreads = "inet k8s-sg".into();
+        let tries: Vec<(bool, bool)> = (0..60).map(|_| (node.sync().unwrap().is_ok(), node.searching)).collect();
+        assert!(tries[40..].iter().all(|tried| *tried == (false, false)), "it gives up: {tries:?}");
+        node.enforcement.kernel().dreads = String::new();
+        let status = node.synced();
+        assert_eq!((refused(&status), status.groups.len()), (vec![], 7));
+        assert!(generations(&status).iter().all(|(_, generation)| *generation == i64::from(port)), "{status:?}");
+    }
+}
+
+#[test]
+fn a_search_that_was_given_up_does_not_keep_from_what_is_named() {
+    let mut node = node(7);
+    groups(7, 2, |n| if n == 3 { 666 } else { 81 }).into_iter().for_each(|group| node.take(apply(group)));
+    node.enforcement.kernel().dreads = "inet k8s-sg".into();
+    (0..60).for_each(|_| drop(node.sync()));
+    node.enforcement.kernel().dreads = String::new();
+    node.enforcement.kernel().dislikes = "th dport 666".into();
+    let (_, status) = search(&mut node);
+    assert_eq!((refused(&status), behind(&status)), (vec!["g003"], vec!["g003".to_string()]));
+}
+
+#[test]
+fn what_is_no_part_is_not_sought_for_ever() {
+    // Something that goes is refused; and, where nothing has come into force yet, everything or one chain.
+    let mut one = node(3);
+    groups(3, 2, |_| 81).into_iter().for_each(|group| one.take(apply(group)));
+    one.take(delete(Kind::Pod, "g001-0"));
+    one.enforcement.kernel().dreads = "delete element".into();
+    let fresh = |dreads: &str, dislikes: &str| {
+        let mut node = Node::new();
+        node.enforcement.kernel().dreads = dreads.into();
+        node.enforcement.kernel().dislikes = dislikes.into();
+        let mut objects = groups(3, 1, |_| 80);
+        objects.extend([pod("g001-0", "g001", "10.0.0.1"), attachment("g001"), pod("g002-0", "g002", "10.0.0.2"), attachment("g002")]);
+        node.list(&objects);
+        node
+    };
+    for mut node in [one, fresh("inet k8s-sg", ""), fresh("", "add chain inet k8s-sg in/shop/g001"), fresh("", "in-pod/shop/g001")] {
+        let tries: Vec<(bool, bool)> = (0..60).map(|_| (node.sync().unwrap().is_ok(), node.searching)).collect();
+        assert!(tries[40..].iter().all(|tried| *tried == (false, false)), "it gives up: {tries:?}");
+    }
+}
+
+/// S41: what was in force before a restart stays, where the kernel takes nothing.
+#[test]
+fn after_a_restart_nothing_is_held_back_that_nobody_has_seen() {
+    let mut before = node(3);
+    let table = before.table();
+    let mut again = Node::on(std::mem::take(before.enforcement.kernel()));
+    again.enforcement.kernel().dreads = "th dport 81".into();
+    let mut objects = groups(3, 2, |_| 81);
+    for n in 0..3 {
+        objects.extend([pod(&format!("g{n:03}-0"), &format!("g{n:03}"), &format!("10.0.0.{n}")), attachment(&format!("g{n:03}"))]);
+    }
+    again.list(&objects);
+    for _ in 0..20 {
+        assert!(again.sync().unwrap().is_err());
+    }
+    assert_eq!(again.table(), table);
+}
