@@ -98,7 +98,9 @@ fn cluster_ips_and_headless(cluster: &Cluster) -> Result<()> {
         "{.items[?(@.metadata.labels.kubernetes\\.io/service-name==\"server-headless\")].endpoints[*].addresses[*]}",
     )?;
     ensure!(slices.len() == 2 && slices.iter().all(|address| direct.contains(address)), "a headless service is its pods: {slices:?}");
-    served(cluster, &[(by_service.clone(), 80)], Source::Pod("svc", "near-friend"))?;
+    for friend in ["near-friend", "far-friend"] {
+        served(cluster, &[(by_service.clone(), 80)], Source::Pod("svc", friend))?;
+    }
     let mut cases = Vec::new();
     for (name, reaches) in
         [("near-friend", true), ("far-friend", true), ("near-stranger", false), ("far-stranger", false), ("misled", false)]

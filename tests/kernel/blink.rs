@@ -13,7 +13,13 @@ fn crowd(report: &Report) -> Result<()> {
 }
 
 fn undisturbed(trial: &Trial) -> Result<()> {
-    let report = run(trial)?;
+    let mut report = run(trial)?;
+    // What a busy machine drops of its own proves nothing, either way.
+    for _ in 0..2 {
+        if report.sound().is_err() {
+            report = run(trial)?;
+        }
+    }
     crowd(&report)?;
     report.undisturbed()?;
     let kinds = report.kinds();

@@ -66,9 +66,13 @@ impl ProcessId {
         Some(ProcessId { pid, started: stat_field(pid, 22)?.parse().ok()? })
     }
 
-    /// Whether it still runs (a process that ended and was not yet waited for does not).
+    /// Whether it still runs (a process that ended and was not yet waited for does not). As long as one of its threads is left, it may hold what
+    /// it listens on.
     pub fn is_alive(&self) -> bool {
-        ProcessId::of(self.pid) == Some(*self) && stat_field(self.pid, 3).is_some_and(|state| state != "Z" && state != "X")
+        let has_ended = |state: String| {
+            (state == "Z" || state == "X") && stat_field(self.pid, 20).is_none_or(|threads| threads == "1" || threads == "0")
+        };
+        ProcessId::of(self.pid) == Some(*self) && stat_field(self.pid, 3).is_some_and(|state| !has_ended(state))
     }
 
     /// SIGKILL, unless it ended already.
