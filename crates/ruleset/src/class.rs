@@ -19,21 +19,30 @@
 //!
 //! ```text
 //!                        ports differ   one port   and 250 networks
-//! this one                       1.21       1.23               1.23
-//! peer first                     1.40       1.42               7.90
-//! port first                     1.30      11.74              15.95
-//! port first, intervals          1.36      11.79              15.94
-//! one rule a peer                4.99      15.17              22.70
+//! this one                       1.19       1.19               1.18
+//! peer first                     1.32       1.37               7.44
+//! port first                     1.23      10.71              14.82
+//! port first, intervals          1.35      10.56              15.01
+//! one rule a peer                4.59      13.60              21.20
+//! ```
+//! From three rules on one port on, maps are worth their price (the same run, the last of so many rules):
+//!
+//! ```text
+//! rules                             1      2      3      4      5      8
+//! one port, in turn              1.14   1.20   1.26   1.32   1.41   1.58
+//! one port, by maps              1.21   1.19   1.18   1.17   1.18   1.21
+//! ports differ, in turn          1.16   1.14   1.19   1.23   1.20   1.28
+//! ports differ, by maps          1.19   1.14   1.21   1.23   1.19   1.20
 //! ```
 //! And on commits, by `tests/bench commits`: milliseconds where 20 pods are in 5 groups each of 50 rules (5,000 rules, 10,000 members); ours in
-//! the agent, the others by the programs that load them, their start (1.7 ms) included (the same system, one run):
+//! the agent, the others by the programs that load them, their start (2.1 ms) included (the same system, one run):
 //!
 //! ```text
 //!                        full load   a member joins   a rule goes   a pod comes
-//! this one                      80              0.9           2.5           2.4
-//! one rule a peer              109              3.2            22           4.2
-//! one list                     129              2.8           117           9.3
-//! iptables + ipset           2,073              2.7           584           584
+//! this one                      95             1.1           3.0           2.6
+//! one rule a peer              138             4.0            19           5.1
+//! one list                     145             3.9           139            12
+//! iptables + ipset           2,394             3.1           684           664
 //! ```
 //! A map for each list of rules is what counting each rule costs: the same peers on another port stand in another map.
 //!
@@ -50,7 +59,7 @@ use crate::piece::{Merge, Piece};
 use crate::{Action, Chain, Match, PortMap, Rule, Side};
 
 /// Up to here rules stand one after another: they are compared as fast as a map is asked, and each counts for itself.
-pub(crate) const FEW: usize = 8;
+pub(crate) const FEW: usize = 2;
 
 /// A (rule, peer) pair and its counter.
 struct Pair<'a> {
