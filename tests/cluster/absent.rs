@@ -95,6 +95,7 @@ async fn p04_p31_p56_a_node_whose_agent_comes_late() -> Result<()> {
         let took = started.elapsed();
         reached(false)?;
         println!("{PODS} pods that were there first are guarded {} ms after the agent's start", took.as_millis());
+        ensure!(took < Duration::from_secs(2), "guarded only after {took:?}");
         in_force(&cluster, "t")?;
         let path = "--output=jsonpath={.items[*].status.containerStatuses[*].restartCount}";
         let restarts = cluster.kubectl(&["get", "pods", "--namespace=t", path])?;

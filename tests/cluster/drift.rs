@@ -53,21 +53,19 @@ async fn p12_what_hands_do_to_the_table_is_put_right_within_a_second() -> Result
         let (wanted, before) = (ruleset(), repairs()?);
         ensure!(condition(&report(&cluster, 0)?, "RulesetIntact").0 == "True", "{}", report(&cluster, 0)?);
 
-        let mut took = Vec::new();
+        let mut slowest = Duration::ZERO;
         for edit in EDITS {
             node.nft(edit)?;
             let edited = Instant::now();
             while ruleset() != wanted {
                 ensure!(edited.elapsed() < Duration::from_secs(60), "`{edit}` stands");
             }
-            took.push(edited.elapsed());
+            slowest = slowest.max(edited.elapsed());
             // A quiet time, as between two people.
             std::thread::sleep(Duration::from_millis(500));
         }
-        println!("{} edits by hand, put right after {took:?}", EDITS.len());
-        // A machine may be busy with something else once.
-        took.sort();
-        ensure!(took[took.len() / 2] < Duration::from_secs(1), "put right only after {took:?}");
+        println!("{} edits by hand, each put right within {} ms", EDITS.len(), slowest.as_millis());
+        ensure!(slowest < Duration::from_secs(1), "put right only after {slowest:?}");
         until("each repair is counted, once", || Ok(repairs()? == before + EDITS.len() as u64))?;
         until("the node says so", || Ok(condition(&report(&cluster, 0)?, "RulesetIntact") == ("False".into(), "RulesetRepaired".into())))?;
         // Where people look; one event for them all.

@@ -311,5 +311,5 @@ pub fn under_streams(cluster: &Cluster, to: IpAddr, work: impl FnOnce() -> Resul
     let seconds = start.elapsed().as_secs();
     let (allowed, denied) = (allowed.stop()?, denied.stop()?);
     done?;
-    undisturbed(&allowed, &denied, seconds * 100)
+    undisturbed(&allowed, &denied, seconds * 500)
 }

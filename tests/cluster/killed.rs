@@ -69,5 +69,5 @@ async fn s41_p07_p45_whoever_is_killed_no_verdict_changes() -> Result<()> {
     let again = tokio::task::block_in_place(|| works_again(&cluster, "api-server"));
     let (allowed, denied) = (allowed.stop()?, denied.stop()?);
     again?;
-    undisturbed(&allowed, &denied, start.elapsed().as_secs() * 100)
+    undisturbed(&allowed, &denied, start.elapsed().as_secs() * 500)
 }

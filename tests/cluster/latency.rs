@@ -1,7 +1,7 @@
 //! What the agents' latency metric says agrees with what packets find: it starts its clock at the change itself (P35), and it bounds how
 //! long a new pod waits for its rules (P03).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kube::Api;
@@ -10,7 +10,7 @@ use lab::Cluster;
 use probe::{Report, tcp};
 use serde_json::json;
 
-use super::fixture::{Running, metric, now_us, pod, pod_addresses, run_server, start, until};
+use super::fixture::{Running, metric, now_us, pod, pod_addresses, run_server, start};
 
 /// Changes of each kind.
 const CHANGES: usize = 30;
@@ -25,15 +25,12 @@ fn programmed(cluster: &Cluster) -> Result<(f64, f64)> {
     Ok((metric(cluster, 0, COUNT)?.parse()?, metric(cluster, 0, SUM)?.parse()?))
 }
 
-/// Makes changes that turn the verdict of a stream by turns, beginning with "allowed", each when the one before it is in force; when each was
-/// asked for.
-async fn changes(cluster: &Cluster, change: impl AsyncFn(bool) -> Result<()>) -> Result<Vec<u64>> {
+/// Makes changes that turn the verdict of a stream by turns, beginning with "allowed"; when each was asked for.
+async fn changes(change: impl AsyncFn(bool) -> Result<()>) -> Result<Vec<u64>> {
     let mut asked = Vec::new();
     for round in 0..CHANGES {
-        let (before, _) = programmed(cluster)?;
         asked.push(now_us()?);
         change(round % 2 == 0).await?;
-        tokio::task::block_in_place(|| until("it is in force", || Ok(programmed(cluster)?.0 > before)))?;
         tokio::time::sleep(APART).await;
     }
     Ok(asked)
@@ -57,8 +54,7 @@ fn agree(what: &str, cluster: &Cluster, before: (f64, f64), packets: f64) -> Res
     let metric = sum / count;
     println!("{what}: {count} programmed, metric {:.1} ms, packets {:.1} ms from the request", metric * 1e3, packets * 1e3);
     ensure!(count >= CHANGES as f64, "{what}: {count} of {CHANGES} changes were counted");
-    // The packets' time has the request in it, which takes long on a busy machine.
-    ensure!(metric < packets + 0.1 && packets < metric + 2.0, "{what}: the metric says {metric} s and packets say {packets} s");
+    ensure!((packets - metric).abs() < 0.1, "{what}: the metric says {metric} s and packets say {packets} s");
     Ok(())
 }
 
@@ -78,8 +74,7 @@ async fn p03_p35_the_latency_metric_says_what_packets_find() -> Result<()> {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = programmed(&cluster)?;
     let stream = Running::start(&cluster, 0, server)?;
-    let asked =
-        changes(&cluster, async |allowed| rules(json!({"cidr": if allowed { "203.0.113.10/32" } else { "192.0.2.1/32" }})).await).await?;
+    let asked = changes(async |allowed| rules(json!({"cidr": if allowed { "203.0.113.10/32" } else { "192.0.2.1/32" }})).await).await?;
     agree("a rule", &cluster, before, seen_by_packets(&stream.stop()?, &asked)?)?;
 
     // A member on the other node: by way of the operator and a slice. The agent's part of it alone would be a few milliseconds.
@@ -93,10 +88,10 @@ async fn p03_p35_the_latency_metric_says_what_packets_find() -> Result<()> {
     member(false).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = programmed(&cluster)?;
-    let stream = ["exec", "--namespace=t", "client", "--", "/bin/probe", "stream", &server.to_string(), "7", "--seconds", "25"];
+    let stream = ["exec", "--namespace=t", "client", "--", "/bin/probe", "stream", &server.to_string(), "7", "--seconds", "15"];
     let child = cluster.kubectl_command().args(stream).stdout(std::process::Stdio::piped()).spawn()?;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let asked = changes(&cluster, member).await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = changes(member).await?;
     let output = tokio::task::block_in_place(|| child.wait_with_output())?;
     let report: Report = serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stdout).into_owned())?;
     agree("a member of the other node", &cluster, before, seen_by_packets(&report, &asked)?)?;
@@ -119,13 +114,13 @@ fn new_pods(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--namespace=t", "--timeout=300s"])?;
     let after = within_a_second(cluster)?;
     ensure!(after.0 > before.0, "new pods were programmed");
-    let (all, in_time) = (after.0 - before.0, after.1 - before.1);
-    println!("new pods: {in_time} of {all} changes in force within a second");
-    ensure!(in_time * 2 > all, "within a second: {in_time} of {all}");
+    ensure!(after.0 - before.0 == after.1 - before.1, "within a second: {} of {}", after.1 - before.1, after.0 - before.0);
+    let started = Instant::now();
     for name in &names {
         for address in pod_addresses(cluster, "t", name)? {
             let target = probe::Target::new(address).within_ms(300);
-            until("a new pod is closed", || Ok(!cluster.world().netns().run(|| tcp::connect(&target, 80))?.ok))?;
+            let outcome = cluster.world().netns().run(|| tcp::connect(&target, 80))?;
+            ensure!(!outcome.ok, "{name} is open {} ms after it was ready", started.elapsed().as_millis());
         }
     }
     Ok(())

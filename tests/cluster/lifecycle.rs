@@ -141,11 +141,10 @@ fn upgraded(cluster: &Cluster) -> Result<()> {
         helm(cluster, "upgrade", &[&package(cluster, env!("CARGO_PKG_VERSION"))?])?;
         in_force(cluster, "t")
     })?;
+    let images = cluster.kubectl(&["get", "pods", NAMESPACE, "--output=jsonpath={.items[*].spec.containers[*].image}"])?;
     let version = format!(":{}", env!("CARGO_PKG_VERSION"));
-    until("every pod has the new image", || {
-        let images = cluster.kubectl(&["get", "pods", NAMESPACE, "--output=jsonpath={.items[*].spec.containers[*].image}"])?;
-        Ok(images.split(' ').all(|image| image.ends_with(&version)))
-    })
+    ensure!(images.split(' ').all(|image| image.ends_with(&version)), "{images}");
+    Ok(())
 }
 
 /// Metrics alone are to be had at the node's addresses, if so wished, and tell of what a container can see of its node.
@@ -199,9 +198,8 @@ fn served(cluster: &Cluster) -> Result<()> {
 
 /// Nothing is left, everything is open, and what users wrote is as it was and claims nothing.
 fn removed(cluster: &Cluster) -> Result<()> {
-    // Kubernetes itself removes what belonged to what is gone a little later.
-    let gone = until("nothing is left behind", || Ok(left(cluster)?.is_empty()));
-    gone.with_context(|| format!("left behind: {:#?}", left(cluster)))?;
+    let left = left(cluster)?;
+    ensure!(left.is_empty(), "left behind: {left:#?}");
     hold(cluster, udp(Source::World(1), &server(cluster)?, 7, true))?;
     let programmed = cluster.kubectl(&["get", "sg", "server", "--namespace=t", "--output=jsonpath={.status.nodes.programmed}"])?;
     ensure!(programmed == "0", "it says that it is in force on {programmed} nodes");
@@ -236,8 +234,8 @@ fn kept(cluster: &Cluster) -> Result<()> {
     let before = rules(cluster, 0)?;
     under_streams(cluster, server(cluster)?[1], || {
         helm(cluster, "uninstall", &[])?;
-        let gone = until("nothing but rules is left behind", || Ok(left(cluster)?.iter().all(|what| what.contains("k8s-sg"))));
-        gone.with_context(|| format!("left behind: {:#?}", left(cluster)))?;
+        let left = left(cluster)?;
+        ensure!(left.iter().all(|what| what.contains("k8s-sg")), "left behind: {left:#?}");
         ensure!(rules(cluster, 0)? == before, "the rules are what they were");
         demo::install(cluster)?;
         in_force(cluster, "t")
@@ -267,7 +265,7 @@ async fn reboot(name: &str, topology: Topology) -> Result<()> {
     tokio::task::block_in_place(|| {
         until("kubelet has started the server again", || {
             let count = "--output=jsonpath={.status.containerStatuses[*].restartCount}";
-            Ok(cluster.kubectl(&["get", "pod/server", "--namespace=t", count])?.parse().is_ok_and(|count: u32| count >= 1))
+            Ok(cluster.kubectl(&["get", "pod/server", "--namespace=t", count])? == "1")
         })?;
         until("the server is guarded again, and answers whom it should", || Ok(served(&cluster).is_ok()))?;
         in_force(&cluster, "t")?;

@@ -122,7 +122,7 @@ async fn p30_programmed_is_true_only_when_packets_agree() -> Result<()> {
     println!("a CIDR peer: {judged} flows judged; API request to packet: median {:.1} ms, p90 {:.1} ms", latencies[50], latencies[90]);
 
     // A group peer, from a pod of the other node: its members reach this node as slices that did not exist before.
-    let stream = ["exec", "--namespace=t", "client", "--", "/bin/probe", "stream", &server.to_string(), "7", "--seconds", "40"];
+    let stream = ["exec", "--namespace=t", "client", "--", "/bin/probe", "stream", &server.to_string(), "7", "--seconds", "25"];
     let child = cluster.kubectl_command().args(stream).stdout(std::process::Stdio::piped()).spawn()?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let mut changes = Vec::new();

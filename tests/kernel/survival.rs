@@ -42,7 +42,7 @@ fn p17_ten_thousand_packets_a_second_and_a_hundred_updates_lose_none() -> Result
         println!("{:?}: {:.0} flows a second for {seconds:.1} s", topology.wiring, allowed.sent as f64 / seconds);
         // A machine that has other things to do sends fewer; it must be a crowd all the same.
         tests::undisturbed(&allowed, &denied, 200)?;
-        ensure!(allowed.sent > 1000, "only {} flows, each of two packets, in {seconds:.1} s", allowed.sent);
+        ensure!(allowed.sent > 5000, "only {} flows, each of two packets, in {seconds:.1} s", allowed.sent);
         Ok(())
     })
 }
@@ -127,7 +127,7 @@ fn p02_a_connection_from_before_the_first_programming_survives_it() -> Result<()
     on_each(|topology| {
         topology.nft(TRACKING)?;
         let from = address("10.1.0.1");
-        let target = Target::new(address("10.0.0.1")).from(from).within_ms(5_000);
+        let target = Target::new(address("10.0.0.1")).from(from).within_ms(400);
         let held = topology.elsewhere.spawn(move || tcp::hold(&target, 7, Duration::from_millis(1500), Duration::from_millis(20)))?;
         // A server that speaks first, long after the client has said anything: by direction of the packet alone this is egress, and denied.
         let mut pushing = pushed_to(topology)?;
@@ -135,7 +135,7 @@ fn p02_a_connection_from_before_the_first_programming_survives_it() -> Result<()
         topology.enforce(&open_to(&["10.1.0.1/32"], &[]))?;
         let pushed = pushing.push()?;
         let held = held.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        ensure!(held.error.is_none() && held.exchanged > 5, "{held:?}");
+        ensure!(held.ok && held.exchanged > 40, "{held:?}");
         ensure!(pushed == "late\n", "what the server said of its own accord: {pushed:?}");
         Ok(())
     })

@@ -10,7 +10,7 @@ use api::ReportedProblem;
 use policy::model::{GroupRef, GroupRules, NodePolicy};
 use ruleset::Part;
 
-use crate::plan::Plan;
+use crate::plan::{Plan, name_of};
 
 /// The parts of the policy that are not in force as written. A restart forgets what they were before: then they allow nothing.
 #[derive(Clone, Debug, Default)]
@@ -80,7 +80,7 @@ impl HeldBack {
             let scope = Arc::make_mut(&mut plan.scope);
             if !self.stands(part, wanted) {
                 // Not even as they were.
-                scope.groups.retain(|applied| !groups.iter().any(|it| it.namespace == applied.namespace && it.name == applied.name));
+                scope.groups.retain(|applied| !groups.contains(&name_of(applied)));
             }
             if let Part::PrefixList(list) = part {
                 scope.prefix_lists.retain(|applied| (&applied.namespace, &applied.name) != (&list.namespace, &list.name));

@@ -151,6 +151,11 @@ fn groups(cluster: &Cluster, compiled: &Compiled) -> Vec<AppliedGroup> {
         .collect()
 }
 
+/// The group that is applied.
+pub fn name_of(group: &AppliedGroup) -> GroupRef {
+    GroupRef { namespace: group.namespace.clone(), name: group.name.clone() }
+}
+
 fn incomplete(compiled: &Compiled) -> BTreeSet<GroupRef> {
     if compiled.awaited.is_empty() {
         return BTreeSet::new();

@@ -11,7 +11,7 @@ use runtime::condition::{Status, Wanted, merge};
 use crate::bridge::Bridging;
 use crate::enforce::{Committed, Failure};
 use crate::passage::Passage;
-use crate::plan::Plan;
+use crate::plan::{Plan, name_of};
 use crate::support::Support;
 
 /// The last report, from which the next is made.
@@ -174,10 +174,6 @@ impl Report {
         let before = self.status.groups.iter().find(|before| before.namespace == group.namespace && before.name == group.name)?;
         (before.uid == group.uid).then(|| AppliedGroup { generation: before.generation, ..group.clone() })
     }
-}
-
-fn name_of(group: &AppliedGroup) -> GroupRef {
-    GroupRef { namespace: group.namespace.clone(), name: group.name.clone() }
 }
 
 /// Problems that a report tells at most: it has to stay an object that the API server stores, whatever is written in all namespaces.

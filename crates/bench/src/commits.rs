@@ -47,10 +47,10 @@ fn pod(number: usize) -> Object {
     Manifest::pod(&format!("shop/pod-{number}"), "n1", &app).set("/status/podIPs", json!([{"ip": ip}])).fact()
 }
 
-/// A group with so many rules, each with a port and a peer of its own.
-fn group(number: usize, rules: usize, peers: usize) -> Object {
-    // Where there are very many, each is named.
-    let first = if peers > 1_000 { number * rules } else { number };
+/// One of so many groups, with so many rules, each with a port and a peer of its own.
+fn group(number: usize, groups: usize, rules: usize, peers: usize) -> Object {
+    // Spread over all peers.
+    let first = number * peers / groups;
     let rule = |n: usize| json!({"protocol": "TCP", "port": 1000 + n, "from": [{"securityGroup": {"name": format!("peer-{}", (first + n) % peers)}}]});
     Manifest::group(&format!("shop/app-{number}"), json!({"ingress": (0..rules).map(rule).collect::<Vec<_>>()})).fact()
 }
@@ -78,7 +78,7 @@ impl Node {
         let kernel = namespace.run(Nftables::open)??;
         let mut cluster = Cluster::default();
         let mut objects: Vec<Object> = (0..pods).map(pod).collect();
-        objects.extend((0..groups).map(|number| group(number, rules, peers)));
+        objects.extend((0..groups).map(|number| group(number, groups, rules, peers)));
         objects.extend((0..peers).map(|peer| Manifest::group(&format!("shop/peer-{peer}"), json!({})).fact()));
         // Five groups a pod at most, as AWS has it.
         let names: Vec<String> = (0..groups).map(|number| format!("app-{number}")).collect();
@@ -324,7 +324,7 @@ fn at_full_size(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
     let used = Used::reset()?;
     let mut edits = Vec::new();
     for round in 0..usize::from(rounds) {
-        edits.push(node.after(group(7, 49 + round % 2, 500))? * 1e3);
+        edits.push(node.after(group(7, 500, 49 + round % 2, 500))? * 1e3);
     }
     used.tell("a rule is edited there", edits.len(), tell)?;
     tell(Line::figure("a rule is edited there", median(edits), "ms"));

@@ -56,7 +56,7 @@ impl<'a> Matrix<'a> {
             .flat_map(|pod| pod.addresses.iter().flat_map(move |&address| PORTS.map(|port| (pod, address, port))))
             .collect();
         let tcp = |address, port, source: Option<IpAddr>| {
-            let target = Target::new(address).within_ms(2_000);
+            let target = Target::new(address).within_ms(700);
             Probe::Tcp { target: source.map_or(target, |source| target.from(source)), port }
         };
         let mut cells = Vec::new();

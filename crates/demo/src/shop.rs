@@ -75,7 +75,7 @@ impl<'a> Shop<'a> {
 
     /// Whether a pod gets a TCP answer from an address and port.
     pub fn reaches(&self, from: &ShopPod, to: IpAddr, port: u16) -> Result<bool> {
-        let probe = Probe::Tcp { target: Target::new(to).within_ms(1_500), port };
+        let probe = Probe::Tcp { target: Target::new(to).within_ms(500), port };
         Ok(self.probe_from(from, &[probe])?.iter().all(|outcome| outcome.ok))
     }
 

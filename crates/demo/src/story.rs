@@ -10,11 +10,11 @@ use probe::{Probe, Target};
 use crate::ledger::Ledger;
 use crate::shop::{Shop, ShopPod};
 
-const PROMISE: Duration = Duration::from_secs(5);
+const PROMISE: Duration = Duration::from_secs(2);
 
 fn pings(shop: &Shop, client: usize, to: IpAddr) -> Result<bool> {
     let own = shop.client(client)?.into_iter().find(|own| own.is_ipv4() == to.is_ipv4()).context("a client of that family")?;
-    let probe = Probe::Ping { target: Target::new(to).from(own).within_ms(2_000) };
+    let probe = Probe::Ping { target: Target::new(to).from(own).within_ms(700) };
     Ok(shop.probe_from_world(&[probe])?.iter().all(|outcome| outcome.ok))
 }
 

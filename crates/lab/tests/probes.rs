@@ -1,8 +1,8 @@
 //! `probe` between two plain namespaces: what it says when packets pass, when nobody listens, and when they are dropped. Needs root.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use lab::Namespace;
@@ -10,9 +10,6 @@ use probe::raw::{ICMP, ICMP6, Listener};
 use probe::serve::{self, Ports};
 use probe::stream::Kind;
 use probe::{Failure, Outcome, Probe, Stream, Target, run_all};
-
-/// How long an answer may take that has to come, on a busy machine too, in milliseconds.
-const ANSWERED: u64 = 5_000;
 
 /// A client and a server in both families, with the server's addresses.
 struct Pair {
@@ -52,8 +49,8 @@ impl Pair {
     }
 
     /// One probe of each kind that is answered, to one address.
-    fn all(&self, address: IpAddr, within_ms: u64) -> Vec<(Probe, Outcome)> {
-        let target = Target::new(address).within_ms(within_ms);
+    fn all(&self, address: IpAddr) -> Vec<(Probe, Outcome)> {
+        let target = Target::new(address).within_ms(300);
         let probes = vec![
             Probe::Tcp { target, port: 80 },
             Probe::Udp { target, port: 53 },
@@ -70,10 +67,10 @@ impl Pair {
 fn every_kind_is_answered_or_says_why_not() {
     let pair = Pair::new("kinds");
     for address in pair.addresses {
-        for (probe, outcome) in pair.all(address, ANSWERED) {
+        for (probe, outcome) in pair.all(address) {
             assert!(outcome.ok && outcome.error.is_none(), "{probe:?}: {outcome:?}");
         }
-        let target = Target::new(address).within_ms(ANSWERED);
+        let target = Target::new(address).within_ms(300);
         let nobody = [Probe::Tcp { target, port: 81 }, Probe::Udp { target, port: 54 }];
         for outcome in pair.client.run(|| run_all(&nobody)).unwrap() {
             assert_eq!(outcome.error, Some(Failure::Refused));
@@ -90,14 +87,14 @@ fn what_is_dropped_times_out_and_what_is_rejected_says_so() {
     let pair = Pair::new("drop");
     pair.nft("meta l4proto != ipv6-icmp drop; icmpv6 type echo-request drop");
     for address in pair.addresses {
-        for (probe, outcome) in pair.all(address, 300) {
+        for (probe, outcome) in pair.all(address) {
             assert_eq!(outcome.error, Some(Failure::Timeout), "{probe:?}");
         }
     }
     let pair = Pair::new("reject");
     pair.nft("meta l4proto tcp reject with tcp reset; meta l4proto udp reject with icmpx admin-prohibited");
     for address in pair.addresses {
-        let failures: Vec<_> = pair.all(address, 500).into_iter().take(2).map(|(_, outcome)| outcome.error).collect();
+        let failures: Vec<_> = pair.all(address).into_iter().take(2).map(|(_, outcome)| outcome.error).collect();
         assert_eq!(failures, [Some(Failure::Refused), Some(Failure::Unreachable)], "{address}");
     }
 }
@@ -119,44 +116,39 @@ fn messages_without_an_answer_are_seen_by_the_other_side() {
 fn the_source_address_is_the_one_asked_for() {
     let pair = Pair::new("source");
     pair.nft("ip saddr 192.0.2.1 drop");
-    let from = |source: &str, within_ms| {
-        let target = Target::new(pair.addresses[0]).within_ms(within_ms).from(source.parse::<IpAddr>().unwrap());
-        pair.client.run(|| probe::udp::echo(&target, 53)).unwrap().ok
-    };
-    assert!(from("192.0.2.11", ANSWERED));
-    assert!(!from("192.0.2.1", 300));
+    let target = Target::new(pair.addresses[0]).within_ms(300);
+    let from = |source: &str| pair.client.run(|| probe::udp::echo(&target.from(source.parse::<IpAddr>().unwrap()), 53)).unwrap().ok;
+    assert!(from("192.0.2.11"));
+    assert!(!from("192.0.2.1"));
 }
 
 #[test]
 fn a_stream_says_when_the_verdict_changed() {
     let pair = Pair::new("stream");
     for kind in [Kind::Udp, Kind::TcpConnect] {
-        // A SYN that was dropped is sent again by the kernel only after a second: as lost as a datagram.
-        let target = Target::new(pair.addresses[1]).within_ms(800);
+        let target = Target::new(pair.addresses[1]).within_ms(200);
         let port = if kind == Kind::Udp { 53 } else { 80 };
-        let stream = Stream { target, port, kind, rate: 1000, duration: Duration::from_secs(60) };
-        let (stop, (sender, receiver)) = (Arc::new(AtomicBool::new(false)), mpsc::channel());
-        let stopping = stop.clone();
-        let running = pair.client.spawn(move || sender.send(stream.run(&stopping))).unwrap();
+        let stream = Stream { target, port, kind, rate: 1000, duration: Duration::from_millis(900) };
+        let (sender, receiver) = mpsc::channel();
+        let running = pair.client.spawn(move || sender.send(stream.run(&AtomicBool::new(false)))).unwrap();
         std::thread::sleep(Duration::from_millis(300));
         pair.nft(&format!("meta l4proto {{ tcp, udp }} th dport {port} drop"));
         std::thread::sleep(Duration::from_millis(300));
         assert!(pair.server.command("nft").args(["delete", "table", "inet", "t"]).status().unwrap().success());
-        std::thread::sleep(Duration::from_millis(300));
-        stop.store(true, Ordering::Relaxed);
         let report = receiver.recv().unwrap().unwrap();
         running.join().unwrap().unwrap().unwrap();
 
-        // Fewer than asked for on a busy machine.
-        assert!(report.sent >= 50, "{report:#?}");
+        // Fewer than asked for on a busy machine, never more.
+        assert!((450..=901).contains(&report.sent), "{report:#?}");
         assert_eq!((report.answered + report.lost, report.refused), (report.sent, 0));
         let fates: Vec<_> = report.ranges.iter().map(|range| range.error.clone()).collect();
+        // A SYN that was dropped just before the end is sent again by the kernel only after a second: as lost as a datagram.
         assert_eq!(fates, [None, Some(Failure::Timeout), None], "{report:#?}");
         let [before, dropped, _] = &report.ranges[..] else { unreachable!() };
-        assert!(dropped.first_monotonic_us - before.last_monotonic_us < 2_000_000, "{report:#?}");
+        assert!(dropped.first_monotonic_us - before.last_monotonic_us < 100_000, "{report:#?}");
         if kind == Kind::Udp {
             let took = before.first_received_us.unwrap().abs_diff(before.first_monotonic_us);
-            assert!(took < 800_000, "one clock in both namespaces: {took} us");
+            assert!(took < 100_000, "one clock in both namespaces: {took} us");
         }
     }
 }
@@ -164,47 +156,40 @@ fn a_stream_says_when_the_verdict_changed() {
 #[test]
 fn lookups_count_those_without_both_answers() {
     let pair = Pair::new("lookups");
-    let lookups = |address, within_ms| {
-        let target = Target::new(address).within_ms(within_ms);
-        pair.client.run(|| probe::lookup::lookups(&target, 53, 40, 4)).unwrap().unwrap()
-    };
+    let lookups = |address| pair.client.run(|| probe::lookup::lookups(&Target::new(address).within_ms(200), 53, 40, 4)).unwrap().unwrap();
     for address in pair.addresses {
-        let all = lookups(address, ANSWERED);
+        let all = lookups(address);
         assert_eq!((all.lookups, all.unanswered), (40, 0), "{all:?}");
-        assert!(all.slowest_ms > 0.0 && all.slowest_ms < ANSWERED as f64, "{all:?}");
+        assert!(all.slowest_ms > 0.0 && all.slowest_ms < 200.0, "{all:?}");
     }
     // One of the two answers of each is lost.
     pair.nft("udp dport 53 numgen inc mod 2 0 drop");
-    let half = lookups(pair.addresses[0], 200);
+    let half = lookups(pair.addresses[0]);
     assert!(half.lookups == 40 && half.unanswered >= 20 && half.slowest_ms >= 200.0, "{half:?}");
 }
 
 #[test]
 fn a_transfer_comes_back_whole_or_not_at_all() {
     let pair = Pair::new("transfer");
-    let transfer =
-        |address, within_ms| pair.client.run(|| probe::tcp::transfer(&Target::new(address).within_ms(within_ms), 80, 300_000)).unwrap();
+    let transfer = |address| pair.client.run(|| probe::tcp::transfer(&Target::new(address).within_ms(500), 80, 300_000)).unwrap();
     for address in pair.addresses {
-        let whole = transfer(address, ANSWERED);
-        assert!(whole.ok, "{whole:?}");
+        assert!(transfer(address).ok, "{:?}", transfer(address));
     }
     // A way that takes only small packets and does not say so.
     pair.nft("meta length > 1000 drop");
-    assert_eq!(transfer(pair.addresses[0], 500).error, Some(Failure::Timeout));
+    assert_eq!(transfer(pair.addresses[0]).error, Some(Failure::Timeout));
 }
 
 #[test]
 fn a_held_connection_reports_its_end() {
     let pair = Pair::new("hold");
-    let hold = |within_ms, length| {
-        let target = Target::new(pair.addresses[0]).within_ms(within_ms);
-        move || probe::tcp::hold(&target, 80, length, Duration::from_millis(10))
-    };
-    let held = pair.client.run(hold(ANSWERED, Duration::from_millis(400))).unwrap();
-    assert!(held.exchanged > 3 && held.error.is_none(), "{held:?}");
+    let target = Target::new(pair.addresses[0]).within_ms(300);
+    let hold = move || probe::tcp::hold(&target, 80, Duration::from_millis(400), Duration::from_millis(10));
+    let held = pair.client.run(hold).unwrap();
+    assert!(held.ok && held.exchanged > 10 && held.error.is_none(), "{held:?}");
 
-    let running = pair.client.spawn(hold(2_000, Duration::from_secs(60))).unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    let running = pair.client.spawn(hold).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
     pair.nft("tcp dport 80 drop");
     let held = running.join().unwrap().unwrap();
     assert!(!held.ok && held.exchanged > 1);

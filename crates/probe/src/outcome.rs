@@ -118,17 +118,6 @@ impl Target {
         Duration::from_millis(self.timeout_ms.max(1))
     }
 
-    /// How long the next reading may take. What has come in time is found also by a program that was kept from looking: there is always one more
-    /// look, until long afterwards.
-    pub(crate) fn left(&self, start: Instant) -> io::Result<Duration> {
-        const LONG: Duration = Duration::from_secs(1);
-        let elapsed = start.elapsed();
-        if elapsed > self.timeout() + LONG {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        Ok(self.timeout().saturating_sub(elapsed).max(Duration::from_millis(1)))
-    }
-
     pub(crate) fn socket_address(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.address, port)
     }

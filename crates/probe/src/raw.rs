@@ -41,7 +41,11 @@ pub(crate) fn exchange(
     socket.send(packet)?;
     let mut buffer = [0; 2048];
     loop {
-        socket.set_read_timeout(Some(target.left(start)?))?;
+        let left = target.timeout().saturating_sub(start.elapsed());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        socket.set_read_timeout(Some(left))?;
         match socket.read(&mut buffer) {
             Ok(length) => {
                 let data =

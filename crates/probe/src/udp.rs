@@ -23,7 +23,11 @@ fn attempt(target: &Target, port: u16, start: Instant) -> io::Result<Option<Stri
     socket.send(&message)?;
     let mut buffer = [0; 512];
     loop {
-        socket.set_read_timeout(Some(target.left(start)?))?;
+        let left = target.timeout().saturating_sub(start.elapsed());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        socket.set_read_timeout(Some(left))?;
         let length = socket.recv(&mut buffer)?;
         if buffer[..length].starts_with(&message) {
             return Ok(None);
