@@ -176,6 +176,26 @@ fn after_a_restart_what_is_refused_is_not_said_to_be_in_force_as_it_was() {
 }
 
 #[test]
+fn rules_that_stay_while_the_list_that_they_name_has_gone_are_not_said_to_be_in_force() {
+    let list = |name, cidr: &str| {
+        let spec = json!({"addressFamily": "IPv4", "maxEntries": 5, "entries": [{"cidr": cidr}]});
+        Object::prefix_list(&metadata(name, 1), &spec)
+    };
+    let naming = |generation, list| opens("web", generation, &[80], json!({"prefixList": {"name": list}}));
+    let mut objects = shop(naming(1, "x"), opens("app", 1, &[80], everybody()));
+    objects.extend([list("x", "10.1.0.0/24"), list("y", "10.2.0.0/24")]);
+    let mut node = Node::with(&objects, &[]);
+    assert_eq!(generations(&node.synced()).len(), 2);
+    disliking(&mut node, "saddr @prefixes4/shop/y");
+    node.take(apply(naming(2, "y")));
+    let (_, status) = settle(&mut node);
+    assert_eq!(
+        (generations(&status), problems(&status)),
+        (vec![("app".to_string(), 1)], vec![("SecurityGroup shop/web", "RefusedByKernel")])
+    );
+}
+
+#[test]
 fn rules_that_stay_while_whom_they_name_has_gone_are_not_said_to_be_in_force() {
     let naming = |generation, peer| opens("web", generation, &[80], json!({"securityGroup": {"name": peer}}));
     let mut objects = shop(naming(1, "x"), opens("app", 1, &[80], everybody()));

@@ -96,6 +96,19 @@ fn a_search_that_was_given_up_does_not_keep_from_what_is_named() {
 }
 
 #[test]
+fn a_search_that_was_given_up_begins_anew_when_the_table_is_looked_at() {
+    let mut node = node(7);
+    groups(7, 2, |n| if n == 3 { 666 } else { 81 }).into_iter().for_each(|group| node.take(apply(group)));
+    node.enforcement.kernel().dreads = "inet k8s-sg".into();
+    (0..60).for_each(|_| drop(node.sync()));
+    node.enforcement.kernel().dreads = "th dport 666".into();
+    assert!((0..10).all(|_| node.sync().unwrap().is_err()), "not before");
+    node.facts.looked();
+    let (_, status) = search(&mut node);
+    assert_eq!((refused(&status), behind(&status)), (vec!["g003"], vec!["g003".to_string()]));
+}
+
+#[test]
 fn what_is_no_part_is_not_sought_for_ever() {
     // Something that goes is refused; and, where nothing has come into force yet, everything or one chain.
     let mut one = node(3);
@@ -111,10 +124,28 @@ fn what_is_no_part_is_not_sought_for_ever() {
         node.list(&objects);
         node
     };
-    for mut node in [one, fresh("inet k8s-sg", ""), fresh("", "add chain inet k8s-sg in/shop/g001"), fresh("", "in-pod/shop/g001")] {
+    // And where what is new has never been in force: held back, it is there and empty.
+    let mut new = node(1);
+    groups(4, 2, |_| 81).into_iter().for_each(|group| new.take(apply(group)));
+    for n in 1..4 {
+        new.take(apply(pod(&format!("g{n:03}-0"), &format!("g{n:03}"), &format!("10.0.0.{n}"))));
+        new.take(apply(attachment(&format!("g{n:03}"))));
+    }
+    new.enforcement.kernel().dreads = "inet k8s-sg".into();
+    for mut node in [one, new, fresh("inet k8s-sg", ""), fresh("", "add chain inet k8s-sg in/shop/g001"), fresh("", "in-pod/shop/g001")] {
         let tries: Vec<(bool, bool)> = (0..60).map(|_| (node.sync().unwrap().is_ok(), node.searching)).collect();
         assert!(tries[40..].iter().all(|tried| *tried == (false, false)), "it gives up: {tries:?}");
     }
+}
+
+#[test]
+fn what_passes_by_itself_is_not_sought() {
+    let mut node = node(3);
+    node.enforcement.kernel().refuse = 2;
+    groups(3, 2, |_| 81).into_iter().for_each(|group| node.take(apply(group)));
+    assert!((0..2).all(|_| node.sync().unwrap().is_err() && !node.searching));
+    let status = node.synced();
+    assert_eq!((refused(&status), behind(&status)), (vec![], vec![]));
 }
 
 /// S41: what was in force before a restart stays, where the kernel takes nothing.
