@@ -69,8 +69,8 @@ fn server(cluster: &Cluster, index: usize) -> Result<IpAddr> {
 
 /// Whether there is a rule for a port on the server's node.
 fn has_rule(cluster: &Cluster, port: u16) -> Result<bool> {
-    let (rule, element) = (format!("tcp dport {port} "), format!(" {port} : jump "));
-    Ok(rules(cluster, 0)?.iter().any(|line| line.contains(&rule) || line.contains(&element)))
+    let rule = format!("tcp dport {port} ");
+    Ok(rules(cluster, 0)?.iter().any(|line| line.contains(&rule)))
 }
 
 /// The rules of the server's node, in no order: chains are listed in the order in which they were made.
