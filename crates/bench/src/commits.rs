@@ -95,6 +95,24 @@ impl Node {
         Ok(Node { cluster, planner, since: Since::Anything, enforcement: Enforcement::new(kernel), _namespace: namespace })
     }
 
+    /// One whose rules, in force, name 10,000 groups that have 100,000 members together.
+    fn naming_many() -> Result<Node> {
+        let mut node = Node::new(20, 200, 50, 10_000, 100_000)?;
+        node.sync()?;
+        Ok(node)
+    }
+
+    /// Seconds until one more pod than so many is guarded, in an even round, or is no more.
+    fn comes_or_goes(&mut self, pods: usize, round: usize) -> Result<f64> {
+        // One that is in a group.
+        let added = pod(pods.next_multiple_of(APPS));
+        let started = Instant::now();
+        self.since.applied(&added);
+        let _ = if round.is_multiple_of(2) { self.cluster.apply(added) } else { self.cluster.delete(&testkit::manifest::key(&added)) };
+        self.sync()?;
+        Ok(started.elapsed().as_secs_f64())
+    }
+
     /// Seconds until what the facts say is in force.
     fn sync(&mut self) -> Result<f64> {
         let started = Instant::now();
@@ -178,9 +196,7 @@ fn members(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
         tell(Line::new(format!("a member {way}, of 10,000 against of 100"), many, few, "ms", Some(1.5)));
         tell(Line::new(format!("a member {way}, of 100,000 against of 100"), most, few, "ms", None));
     }
-    // 100,000 members likewise, of 10,000 groups that rules here name.
-    let mut node = Node::new(20, 200, 50, 10_000, 100_000)?;
-    node.sync()?;
+    let mut node = Node::naming_many()?;
     let took = InTurn::measure(usize::from(rounds) * 10, |round| node.after(one_more_or_less(10, round)?))?;
     let (join, leave) = took.medians();
     tell(Line::limit("a member joins a group, one of 10,000 that are named", join, 1.0, "ms"));
@@ -228,21 +244,17 @@ fn pods(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
         }
         node.sync()?;
         let used = Used::reset()?;
-        let took = InTurn::measure(usize::from(rounds) * 4, |round| {
-            // One that is in a group.
-            let added = pod(pods.next_multiple_of(APPS));
-            let started = Instant::now();
-            node.since.applied(&added);
-            let _ = if round % 2 == 0 { node.cluster.apply(added) } else { node.cluster.delete(&testkit::manifest::key(&added)) };
-            node.sync()?;
-            Ok(started.elapsed().as_secs_f64())
-        })?;
+        let took = InTurn::measure(usize::from(rounds) * 4, |round| node.comes_or_goes(pods, round))?;
         let others = if elsewhere > 0 { format!(", {elsewhere} groups and attachments elsewhere") } else { String::new() };
         used.tell(&format!("a pod comes or goes, {pods} pods on the node{others}"), took.times(), tell)?;
         let (comes, goes) = took.medians();
         tell(Line::figure(format!("a pod comes, {pods} pods on the node{others}"), comes, "ms"));
         tell(Line::figure(format!("a pod goes, {pods} pods on the node{others}"), goes, "ms"));
     }
+    let mut node = Node::naming_many()?;
+    let (comes, goes) = InTurn::measure(usize::from(rounds) * 4, |round| node.comes_or_goes(20, round))?.medians();
+    tell(Line::figure("a pod comes, 10,000 groups named", comes, "ms"));
+    tell(Line::figure("a pod goes, 10,000 groups named", goes, "ms"));
     Ok(())
 }
 
