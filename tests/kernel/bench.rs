@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use netlink::Nftables;
 use policy::model::{ConnState, NodePolicy, Packet, Path, Payload, Verdict};
-use ruleset::{Counter, Kernel, Ruleset, Transaction, diff, lower_beyond};
+use ruleset::{Bounds, Counter, Kernel, Ruleset, Transaction, diff, lower_within};
 
 use super::topology::{Topology, Wiring};
 use super::watch::Watch;
@@ -20,7 +20,7 @@ pub struct Bench {
     kernel: Nftables,
     held: Option<Ruleset>,
     fault: fn(&mut Ruleset),
-    /// How many rules stand one after another at most, before they are sorted and merged.
+    /// How many rules, and peers, stand one after another at most, before they are sorted and merged.
     pub few: usize,
     token: u32,
     /// How long to wait for what should come.
@@ -59,7 +59,7 @@ impl Bench {
     }
 
     fn wanted(&self, policy: &NodePolicy) -> Ruleset {
-        let mut wanted = lower_beyond(policy, self.few);
+        let mut wanted = lower_within(policy, Bounds { few: self.few, peers: self.few, ..Bounds::default() });
         (self.fault)(&mut wanted);
         wanted
     }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use lab::Namespace;
 use netlink::Nftables;
 use policy::model::NodePolicy;
-use ruleset::{Kernel, Ruleset, Transaction, lower, lower_beyond};
+use ruleset::{Bounds, Kernel, Ruleset, Transaction, lower, lower_within};
 
 use crate::{kube_router, rival};
 
@@ -80,8 +80,10 @@ impl Layout {
         let text = match self {
             Layout::Nothing => return Ok(()),
             Layout::Ours => return commit(node, &lower(policy)),
-            Layout::InTurn => return commit(node, &lower_beyond(policy, usize::MAX)),
-            Layout::Mapped => return commit(node, &lower_beyond(policy, 0)),
+            Layout::InTurn => {
+                return commit(node, &lower_within(policy, Bounds { few: usize::MAX, peers: usize::MAX, ..Bounds::default() }));
+            }
+            Layout::Mapped => return commit(node, &lower_within(policy, Bounds { few: 0, peers: 0, ..Bounds::default() })),
             Layout::KubeRouter => {
                 let kube_router::Text { sets, rules } = kube_router::text(policy);
                 feed(node, IPSET, &["restore"], &sets)?;

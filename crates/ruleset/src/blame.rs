@@ -10,7 +10,7 @@ use policy::model::{Direction, GroupRef, GroupRules, NodePolicy, Peer, PrefixLis
 
 use crate::lower::{FAMILIES, members_name, prefixes_name, rule_counter};
 use crate::lowering::Lowering;
-use crate::piece::{Merge, Piece};
+use crate::piece::{Merge, Peers, Piece};
 use crate::{Op, Rule};
 
 /// A part of the policy that can stay as it was while everything else goes on: it only ever allows.
@@ -141,9 +141,9 @@ impl Lowering {
         let is_merged = |merge: &&Merge| FAMILIES.iter().any(|family| merge.name(*family) == set);
         let members = self.policy().members.keys().filter(is_members).map(|group| Part::Members(group.clone()));
         let lists = self.policy().prefix_lists.keys().filter(is_list).map(|list| Part::PrefixList(list.clone()));
-        let merged = self.merges().filter(is_merged).flat_map(|merge| match merge {
-            Merge::Groups(groups) => groups.keys().cloned().map(Part::Members).collect::<Vec<_>>(),
-            Merge::Nets(peers) => self.naming(peers).map(Part::Rules).collect(),
+        let merged = self.merges().filter(is_merged).flat_map(|merge| match merge.peers() {
+            Peers::Groups(groups) => groups.keys().cloned().map(Part::Members).collect::<Vec<_>>(),
+            Peers::Nets(peers) => self.naming(peers).map(Part::Rules).collect(),
         });
         members.chain(lists).chain(merged).collect()
     }

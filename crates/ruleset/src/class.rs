@@ -10,9 +10,9 @@
 //!       ─ what has no ports ─ who may
 //! ```
 //! *Who may* is a rule for each (rule, peer) and each family that endpoints here have, with its counter, as long as they are few; more are
-//! merged into one map of addresses and one of networks, from which a look-up takes the counter of the rule. An address that several of them
-//! hold counts for the first. The same rules are merged once in the whole table, and not where their peers have very many members: an address
-//! stands in as many maps as there are different lists of rules that name it.
+//! merged into one map of addresses (from three groups on) and one of networks, from which a look-up takes the counter of the rule. An address
+//! that several of them hold counts for the first. The same rules are merged once in the whole table, and where there is room ([`crate::room`]):
+//! an address stands in as many maps as there are different lists of rules that name it.
 //!
 //! Other layouts beside it, by `tests/bench packets`: the first packet of a connection, allowed by the last of 250 rules in 5 groups, against
 //! conntrack alone (Linux 6.18, one run):
@@ -25,27 +25,26 @@
 //! port first, intervals          1.35      10.56              15.01
 //! one rule a peer                4.59      13.60              21.20
 //! ```
-//! The last of few rules in turn and by maps, in the same run:
+//! The last of few rules in turn and by maps (another run):
 //!
 //! ```text
 //! rules                             1      2      3      4      5      8
-//! one port, in turn              1.14   1.20   1.26   1.32   1.41   1.58
-//! one port, by maps              1.21   1.19   1.18   1.17   1.18   1.21
-//! ports differ, in turn          1.16   1.14   1.19   1.23   1.20   1.28
-//! ports differ, by maps          1.19   1.14   1.21   1.23   1.19   1.20
+//! one port, in turn              1.18   1.25   1.25   1.40   1.41   1.65
+//! one port, by maps              1.23   1.22   1.20   1.24   1.20   1.27
+//! ports differ, in turn          1.18   1.17   1.20   1.23   1.21   1.30
+//! ports differ, by maps          1.22   1.19   1.20   1.21   1.20   1.24
 //! ```
-//! Packets alone would have maps from three rules on. But each list of rules is a map of its own, in which all members stand again: with 500
-//! groups of 50 rules and 100,000 members, that would be 5,000,000 elements.
+//! So few rules stand in turn, but for groups that may the same.
 //!
 //! And on commits, by `tests/bench commits`: milliseconds where 20 pods are in 5 groups each of 50 rules (5,000 rules, 10,000 members); ours in
-//! the agent, the others by the programs that load them, their start (2.1 ms) included (the same system, one run):
+//! the agent, the others by the programs that load them, their start (1.7 ms) included (the same system, one run):
 //!
 //! ```text
 //!                        full load   a member joins   a rule goes   a pod comes
-//! this one                      95             1.1           3.0           2.6
-//! one rule a peer              138             4.0            19           5.1
-//! one list                     145             3.9           139            12
-//! iptables + ipset           2,394             3.1           684           664
+//! this one                     176             1.4           3.0           2.4
+//! one rule a peer              112             3.3            17           4.3
+//! one list                     123             2.9           116           8.8
+//! iptables + ipset           2,046             2.5           578           577
 //! ```
 //! A map for each list of rules is what counting each rule costs: the same peers on another port stand in another map.
 //!
@@ -57,12 +56,11 @@ use std::sync::Arc;
 use policy::model::{Direction, Family, GroupRef, NodePolicy, Peer, PortRange, Rule as PolicyRule, Traffic, Transport};
 
 use crate::lower::{FAMILIES, ICMP, ICMPV6, accept, far_side, jump, members_name, prefixes_name, rule_counter, way};
+use crate::lowering::Bounds;
 use crate::names;
 use crate::piece::{Merge, Piece};
+use crate::room::Room;
 use crate::{Action, Chain, Match, PortMap, Rule, Side};
-
-/// Up to here rules stand one after another: each counts for itself, and no member stands in a map of theirs as well.
-pub(crate) const FEW: usize = 8;
 
 /// A (rule, peer) pair and its counter.
 struct Pair<'a> {
@@ -76,7 +74,14 @@ pub(crate) fn name(groups: &[GroupRef], direction: Direction) -> String {
 }
 
 /// What the class of these groups needs in a direction, where endpoints have addresses of these families.
-pub(crate) fn piece(policy: &NodePolicy, groups: &[GroupRef], direction: Direction, spoken: &[Family], few: usize) -> Piece {
+pub(crate) fn piece(
+    policy: &NodePolicy,
+    groups: &[GroupRef],
+    direction: Direction,
+    spoken: &[Family],
+    bounds: Bounds,
+    room: &Room,
+) -> Piece {
     let name = name(groups, direction);
     let mut piece = Piece::default();
     let mut pairs = Vec::new();
@@ -86,8 +91,8 @@ pub(crate) fn piece(policy: &NodePolicy, groups: &[GroupRef], direction: Directi
     }
     piece.counters.extend(pairs.iter().map(|pair| pair.counter.clone()));
     piece.peers.extend(pairs.iter().map(|pair| &pair.rule.peer).filter(|peer| !matches!(peer, Peer::Net(_))).cloned());
-    let mut class = Class { piece: &mut piece, policy, side: far_side(direction), name: &name, spoken, few };
-    let rules = if pairs.len() <= few { class.one_by_one(&pairs) } else { class.by_traffic(&pairs) };
+    let mut class = Class { piece: &mut piece, policy, side: far_side(direction), name: &name, spoken, bounds, room };
+    let rules = if pairs.len() <= bounds.few { class.one_by_one(&pairs) } else { class.by_traffic(&pairs) };
     piece.chains.push((name, Chain { base: None, rules }));
     piece
 }
@@ -99,12 +104,20 @@ struct Class<'a> {
     side: Side,
     name: &'a str,
     spoken: &'a [Family],
-    few: usize,
+    bounds: Bounds,
+    room: &'a Room,
 }
 
 impl Class<'_> {
-    fn one_by_one(&self, pairs: &[Pair<'_>]) -> Vec<Rule> {
-        pairs.iter().flat_map(|pair| self.rules_of(&tests(pair.rule.traffic), &self.families(pair.rule.traffic), pair)).collect()
+    fn one_by_one(&mut self, pairs: &[Pair<'_>]) -> Vec<Rule> {
+        let mut kinds: Vec<(Traffic, Vec<&Pair<'_>>)> = Vec::new();
+        for pair in pairs {
+            match kinds.iter_mut().find(|(traffic, _)| *traffic == pair.rule.traffic) {
+                Some((_, pairs)) => pairs.push(pair),
+                None => kinds.push((pair.rule.traffic, vec![pair])),
+            }
+        }
+        kinds.into_iter().flat_map(|(traffic, pairs)| self.who_may(&tests(traffic), &self.families(traffic), &pairs)).collect()
     }
 
     fn by_traffic(&mut self, pairs: &[Pair<'_>]) -> Vec<Rule> {
@@ -159,7 +172,7 @@ impl Class<'_> {
                 inner.extend(self.who_may(&tests(traffic), &self.families(traffic), &pairs));
             }
             match protocol {
-                Some(number) if inner.len() > self.few => {
+                Some(number) if inner.len() > self.bounds.few => {
                     let chain = format!("{}/{own}", self.name);
                     rules.push(Rule { matches: vec![Match::L4Proto(number)], ..jump(chain.clone()) });
                     self.piece.chains.push((chain, Chain { base: None, rules: inner }));
@@ -182,9 +195,9 @@ impl Class<'_> {
         let (anybody, others): (Vec<&&Pair<'_>>, Vec<_>) = pairs.iter().filter(exists).partition(is_anybody);
         let (groups, nets): (Vec<&&Pair<'_>>, Vec<_>) = others.into_iter().partition(is_group);
         let mut rules: Vec<Rule> = anybody.iter().flat_map(|pair| self.rules_of(tests, families, pair)).collect();
-        let merged = if groups.len() > self.few { self.merged_groups(tests, families, &groups) } else { None };
+        let merged = if groups.len() > self.bounds.peers { self.merged_groups(tests, families, &groups) } else { None };
         rules.extend(merged.unwrap_or_else(|| groups.iter().flat_map(|pair| self.rules_of(tests, families, pair)).collect()));
-        if nets.len() > self.few {
+        if nets.len() > self.bounds.few {
             rules.extend(self.merged_nets(tests, families, &nets));
         } else {
             rules.extend(nets.iter().flat_map(|pair| self.rules_of(tests, families, pair)));
@@ -192,19 +205,18 @@ impl Class<'_> {
         rules
     }
 
-    /// None where the members are too many.
+    /// None where there is no room for their members.
     fn merged_groups(&mut self, tests: &[Match], families: &[Family], pairs: &[&&Pair<'_>]) -> Option<Vec<Rule>> {
-        let merge = Merge::Groups(first_counters(pairs, |peer| match peer {
+        let merge = Merge::groups(first_counters(pairs, |peer| match peer {
             Peer::Group(group) => Some(group.clone()),
             Peer::Net(_) | Peer::PrefixList(_) => None,
         }));
-        let too_large = merge.too_large(self.policy);
         self.piece.merges.insert(merge.clone());
-        (!too_large).then(|| self.merged(tests, families, &merge))
+        self.room.has(&merge).then(|| self.merged(tests, families, &merge))
     }
 
     fn merged_nets(&mut self, tests: &[Match], families: &[Family], pairs: &[&&Pair<'_>]) -> Vec<Rule> {
-        let merge = Merge::Nets(first_counters(pairs, |peer| Some(peer.clone())));
+        let merge = Merge::nets(first_counters(pairs, |peer| Some(peer.clone())));
         self.piece.merges.insert(merge.clone());
         self.merged(tests, families, &merge)
     }

@@ -25,6 +25,7 @@ mod names;
 mod phases;
 mod piece;
 mod render;
+mod room;
 mod trace;
 
 use std::collections::BTreeMap;
@@ -35,8 +36,8 @@ pub use exempt::exemption_counter;
 pub use fake::{FakeKernel, Kind, Reason, Refused};
 pub use fingerprint::Fingerprint;
 pub use intervals::{merge, next, previous};
-pub use lower::{denied_counter, group_denied_counter, invalid_counter, lower, lower_beyond, rule_counter};
-pub use lowering::Lowering;
+pub use lower::{denied_counter, group_denied_counter, invalid_counter, lower, lower_within, rule_counter};
+pub use lowering::{Bounds, Lowering};
 pub use model::*;
 pub use phases::Phase;
 pub use trace::trace;

@@ -16,7 +16,7 @@ use policy::model::{Direction, Endpoint, Family, GroupRef, NodePolicy, PodRef, P
 
 use crate::class;
 use crate::exempt::{self, EXEMPT};
-use crate::lowering::Lowering;
+use crate::lowering::{Bounds, Lowering};
 use crate::names::name;
 use crate::piece::Piece;
 use crate::{Action, Base, Chain, CtStates, Hook, Match, Rule, Ruleset, Side, VerdictMap};
@@ -34,9 +34,9 @@ pub fn lower(policy: &NodePolicy) -> Ruleset {
     Lowering::default().lower(policy)
 }
 
-/// The same where so many rules stand one after another at most: every such ruleset gives the same verdicts, and small policies show it.
-pub fn lower_beyond(policy: &NodePolicy, few: usize) -> Ruleset {
-    Lowering::beyond(few).lower(policy)
+/// The same within other bounds: small policies show what large ones are made into.
+pub fn lower_within(policy: &NodePolicy, bounds: Bounds) -> Ruleset {
+    Lowering::within(bounds).lower(policy)
 }
 
 /// What does not depend on who is in which group: it is put there again, or for the first time.

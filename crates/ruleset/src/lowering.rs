@@ -3,6 +3,7 @@
 //! The table is made of pieces ([`crate::piece`]): one for each endpoint and one for each class, and sets for each group and prefix list
 //! that rules name. What several pieces need is there as long as one of them does.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -15,15 +16,33 @@ use crate::class;
 use crate::intervals::merge;
 use crate::lower::{endpoint_chain, fixed, members_name, prefixes_name, spoken};
 use crate::piece::{Merge, Piece};
+use crate::room::Room;
 use crate::{IntervalSet, Ruleset, Set};
 
 /// A class: a direction, and the groups whose rules it has.
 pub(crate) type Class = (Direction, Vec<GroupRef>);
 
+/// Where a table is laid out in another way. Within whatever bounds, it gives the same verdicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// So many rules of a class stand one after another at most, before they are found by what a packet carries.
+    pub few: usize,
+    /// So many groups that may the same are looked at one after another at most, before their members stand in one map as well.
+    pub peers: usize,
+    /// So many elements are in maps of several groups' members at most, all together; who is in two groups of a map counts twice.
+    pub most: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds { few: 8, peers: 2, most: 65_536 }
+    }
+}
+
 /// Remembers what it has made, to make the next from it: never another than [`crate::lower`] would make.
 #[derive(Clone, Debug)]
 pub struct Lowering {
-    few: usize,
+    bounds: Bounds,
     /// The families of the endpoints' addresses: packets of another never come to a class, so there are no sets and no rules for them.
     spoken: Vec<Family>,
     policy: NodePolicy,
@@ -33,13 +52,16 @@ pub struct Lowering {
     class_users: Counted<Class>,
     counters: Counted<String>,
     merges: Counted<Merge>,
-    /// Those that are not in the table.
-    too_large: BTreeSet<Merge>,
+    /// By group and prefix list.
+    merges_of: BTreeMap<Peer, BTreeSet<Merge>>,
+    room: Room,
+    /// Merges that are needed, and are put into the table once it is known whether there is room.
+    new: BTreeSet<Merge>,
 }
 
 impl Default for Lowering {
     fn default() -> Self {
-        Lowering::beyond(class::FEW)
+        Lowering::within(Bounds::default())
     }
 }
 
@@ -109,10 +131,10 @@ impl Differences {
 }
 
 impl Lowering {
-    /// One that lets so many rules stand one after another at most.
-    pub fn beyond(few: usize) -> Lowering {
+    /// One that keeps within these bounds.
+    pub fn within(bounds: Bounds) -> Lowering {
         Lowering {
-            few,
+            bounds,
             spoken: Vec::new(),
             policy: NodePolicy::default(),
             ruleset: Ruleset::default(),
@@ -121,7 +143,9 @@ impl Lowering {
             class_users: Counted::default(),
             counters: Counted::default(),
             merges: Counted::default(),
-            too_large: BTreeSet::new(),
+            merges_of: BTreeMap::new(),
+            room: Room::of(bounds.most),
+            new: BTreeSet::new(),
         }
     }
 
@@ -130,7 +154,7 @@ impl Lowering {
         let same_endpoints = self.policy.endpoints.ptr_eq(&policy.endpoints);
         let spoken = if same_endpoints { self.spoken.clone() } else { spoken(policy) };
         if self.policy.exempt != policy.exempt || self.spoken != spoken {
-            *self = Lowering { spoken, ..Lowering::beyond(self.few) };
+            *self = Lowering { spoken, ..Lowering::within(self.bounds) };
         }
         let before = std::mem::replace(&mut self.policy, policy.clone());
         let differences = Differences::between(&before, &self.policy);
@@ -140,9 +164,10 @@ impl Lowering {
         }
         self.members(&differences);
         self.prefix_lists(&differences);
-        let resized = self.merged(&differences);
-        self.other_classes(&differences, &resized);
+        self.merged(&differences);
+        self.other_classes(&differences);
         self.endpoints(&differences);
+        self.make_room();
         self.ruleset.clone()
     }
 
@@ -190,29 +215,23 @@ impl Lowering {
         }
     }
 
-    /// The maps of several groups or networks. Those that have become too large, or no longer are.
-    fn merged(&mut self, differences: &Differences) -> BTreeSet<Merge> {
-        let changed = |merge: &&Merge| match merge {
-            Merge::Groups(groups) => differences.members.keys().any(|group| groups.contains_key(group)),
-            Merge::Nets(_) => differences.lists.iter().any(|list| merge.holds(list)),
-        };
-        let changed: Vec<Merge> = self.merges.iter().filter(changed).cloned().collect();
-        let mut resized = BTreeSet::new();
-        for merge in changed {
-            let was_too_large = self.too_large.contains(&merge);
-            if matches!(merge, Merge::Nets(_)) || was_too_large != merge.too_large(&self.policy) {
-                self.remove_merged(&merge);
-                self.insert_merged(&merge);
-                if was_too_large != self.too_large.contains(&merge) {
-                    resized.insert(merge);
-                }
+    /// The maps of several groups or networks.
+    fn merged(&mut self, differences: &Differences) {
+        for peer in &differences.lists {
+            for merge in self.merges_with(peer) {
+                self.remove_maps(&merge);
+                self.new.insert(merge);
+            }
+        }
+        let concerned: BTreeSet<Merge> =
+            differences.members.keys().flat_map(|group| self.merges_with(&Peer::Group(group.clone()))).collect();
+        for merge in concerned {
+            self.room.resize(&merge, &self.policy);
+            if !self.room.has(&merge) {
                 continue;
             }
-            if was_too_large {
-                continue;
-            }
-            let concerned = differences.members.iter().filter(|(group, _)| merge.holds(&Peer::Group((*group).clone())));
-            let moved: Vec<IpAddr> = concerned.flat_map(|(_, (come, gone))| come.iter().chain(gone)).copied().collect();
+            let moved = differences.members.iter().filter(|(group, _)| merge.has_group(group));
+            let moved: Vec<IpAddr> = moved.flat_map(|(_, (come, gone))| come.iter().chain(gone)).copied().collect();
             for family in self.spoken.clone() {
                 let Some(map) = self.ruleset.counter_maps.get_mut(&merge.name(family)) else { continue };
                 for address in moved.iter().filter(|address| Family::of(**address) == family) {
@@ -225,40 +244,80 @@ impl Lowering {
                 }
             }
         }
-        resized
     }
 
-    fn insert_merged(&mut self, merge: &Merge) {
-        if merge.too_large(&self.policy) {
-            self.too_large.insert(merge.clone());
-            return;
+    /// Puts new maps into the table, and those for which there is room again; takes out those for which there is none any more.
+    fn make_room(&mut self) {
+        let turned = self.room.allot();
+        for merge in &turned {
+            if self.room.has(merge) {
+                self.new.insert(merge.clone());
+            } else if !self.new.remove(merge) {
+                self.remove_maps(merge);
+            }
         }
-        for family in self.spoken.clone() {
-            self.ruleset.counter_maps.insert(merge.name(family), merge.map(&self.policy, family));
+        if !turned.is_empty() {
+            self.make_again(|_, piece| turned.iter().any(|merge| piece.merges.contains(merge)));
+        }
+        for merge in std::mem::take(&mut self.new) {
+            for family in self.spoken.clone() {
+                self.ruleset.counter_maps.insert(merge.name(family), merge.map(&self.policy, family));
+            }
         }
     }
 
-    fn remove_merged(&mut self, merge: &Merge) {
-        if self.too_large.remove(merge) {
-            return;
+    /// The maps that hold what this group or prefix list holds.
+    fn merges_with(&self, peer: &Peer) -> Vec<Merge> {
+        self.merges_of.get(peer).into_iter().flatten().cloned().collect()
+    }
+
+    fn need_merged(&mut self, merge: &Merge) {
+        if self.merges.need(merge) {
+            for peer in merge.changing() {
+                self.merges_of.entry(peer).or_default().insert(merge.clone());
+            }
+            self.room.resize(merge, &self.policy);
+            self.new.insert(merge.clone());
         }
+    }
+
+    fn release_merged(&mut self, merge: &Merge) {
+        if self.merges.release(merge) {
+            for peer in merge.changing() {
+                if let Entry::Occupied(mut merges) = self.merges_of.entry(peer) {
+                    merges.get_mut().remove(merge);
+                    if merges.get().is_empty() {
+                        merges.remove();
+                    }
+                }
+            }
+            if self.room.has(merge) && !self.new.remove(merge) {
+                self.remove_maps(merge);
+            }
+            self.room.remove(merge);
+        }
+    }
+
+    fn remove_maps(&mut self, merge: &Merge) {
         for family in self.spoken.clone() {
             self.ruleset.counter_maps.remove(&merge.name(family));
         }
     }
 
     /// Classes whose rules are other ones, or are said in other words.
-    fn other_classes(&mut self, differences: &Differences, resized: &BTreeSet<Merge>) {
-        if differences.rules.is_empty() && differences.peers.is_empty() && resized.is_empty() {
+    fn other_classes(&mut self, differences: &Differences) {
+        if differences.rules.is_empty() && differences.peers.is_empty() {
             return;
         }
-        let changed = |((_, groups), piece): &(&Class, &Piece)| {
-            groups.iter().any(|group| differences.rules.contains(group))
-                || differences.peers.iter().any(|peer| piece.peers.contains(peer))
-                || resized.iter().any(|merge| piece.merges.contains(merge))
-        };
-        let changed: Vec<Class> = self.classes.iter().filter(changed).map(|(class, _)| class.clone()).collect();
-        for class in changed {
+        self.make_again(|(_, groups), piece| {
+            groups.iter().any(|group| differences.rules.contains(group)) || differences.peers.iter().any(|peer| piece.peers.contains(peer))
+        });
+    }
+
+    fn make_again(&mut self, which: impl Fn(&Class, &Piece) -> bool) {
+        let classes: Vec<Class> =
+            self.classes.iter().filter(|(class, piece)| which(class, piece)).map(|(class, _)| class.clone()).collect();
+        for class in classes {
             let old = self.classes.remove(&class);
             self.make(class, old);
         }
@@ -266,7 +325,7 @@ impl Lowering {
 
     /// Makes a class in place of what it was.
     fn make(&mut self, class: Class, old: Option<Piece>) {
-        let piece = class::piece(&self.policy, &class.1, class.0, &self.spoken, self.few);
+        let piece = class::piece(&self.policy, &class.1, class.0, &self.spoken, self.bounds, &self.room);
         self.exchange(old.as_ref(), Some(&piece));
         self.classes.insert(class, piece);
     }
@@ -315,11 +374,7 @@ impl Lowering {
                 self.ruleset.counters.insert(counter.clone());
             }
         }
-        for merge in new.into_iter().flat_map(|piece| &piece.merges) {
-            if self.merges.need(merge) {
-                self.insert_merged(merge);
-            }
-        }
+        new.into_iter().flat_map(|piece| &piece.merges).for_each(|merge| self.need_merged(merge));
         if let Some(piece) = old {
             piece.chains.iter().for_each(|(name, _)| drop(self.ruleset.chains.remove(name)));
             piece.port_maps.iter().for_each(|(name, _)| drop(self.ruleset.port_maps.remove(name)));
@@ -333,11 +388,7 @@ impl Lowering {
                     self.ruleset.counters.remove(counter);
                 }
             }
-            for merge in &piece.merges {
-                if self.merges.release(merge) {
-                    self.remove_merged(merge);
-                }
-            }
+            piece.merges.iter().for_each(|merge| self.release_merged(merge));
         }
         if let Some(piece) = new {
             piece.chains.iter().for_each(|(name, chain)| drop(self.ruleset.chains.insert(name.clone(), chain.clone().into())));

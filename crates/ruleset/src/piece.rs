@@ -1,5 +1,6 @@
 //! What one endpoint, or one class of endpoints, needs in the table.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,73 +21,106 @@ pub(crate) struct Piece {
     /// Map, address and chain.
     pub(crate) elements: Vec<(&'static str, IpAddr, String)>,
     pub(crate) counters: BTreeSet<String>,
-    /// Also those that were too large, and may not be so for ever.
+    /// Also those that there is no room for, and may be one day.
     pub(crate) merges: BTreeSet<Merge>,
     /// Groups and prefix lists that would change it by coming or going.
     pub(crate) peers: BTreeSet<Peer>,
 }
 
 /// Peers that are looked for in one map, each with the counter of its rule: what several peers hold counts for the first of them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Merge {
+///
+/// Named by its peers and their counters, not by what they hold: a member that comes or an edit of a prefix list is a change of elements. Two of
+/// the same name are the same. A copy costs nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct Merge {
+    digest: Arc<str>,
+    peers: Arc<Peers>,
+}
+
+/// What is looked for, and which counter is whose.
+#[derive(Clone, Debug)]
+pub(crate) enum Peers {
     /// Members of these groups.
     Groups(BTreeMap<GroupRef, Arc<str>>),
     /// These networks and prefix lists.
     Nets(BTreeMap<Peer, Arc<str>>),
 }
 
-/// Members that groups may have together to be merged. Who is in two of them counts twice.
-const MOST: usize = 65_536;
+impl PartialEq for Merge {
+    fn eq(&self, other: &Merge) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for Merge {}
+
+impl PartialOrd for Merge {
+    fn partial_cmp(&self, other: &Merge) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Merge {
+    fn cmp(&self, other: &Merge) -> Ordering {
+        self.digest.cmp(&other.digest)
+    }
+}
 
 impl Merge {
-    /// Named by its peers and their counters, not by what they hold: a member that comes or an edit of a prefix list is a change of elements.
+    pub(crate) fn groups(groups: BTreeMap<GroupRef, Arc<str>>) -> Merge {
+        let words = groups.iter().flat_map(|(group, counter)| [group.namespace.as_str(), &group.name, &**counter]);
+        Merge { digest: names::merged(["groups"].into_iter().chain(words)).into(), peers: Arc::new(Peers::Groups(groups)) }
+    }
+
+    pub(crate) fn nets(peers: BTreeMap<Peer, Arc<str>>) -> Merge {
+        let words: Vec<(String, &str)> = peers.iter().map(|(peer, counter)| (peer.to_string(), &**counter)).collect();
+        let words = words.iter().flat_map(|(peer, counter)| [peer.as_str(), counter]);
+        Merge { digest: names::merged(["networks"].into_iter().chain(words)).into(), peers: Arc::new(Peers::Nets(peers)) }
+    }
+
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
     pub(crate) fn name(&self, family: Family) -> String {
         let digit = match family {
             Family::V4 => '4',
             Family::V6 => '6',
         };
-        match self {
-            Merge::Groups(groups) => {
-                let key = names::merged(groups.iter().flat_map(|(group, counter)| [group.namespace.as_str(), &group.name, &**counter]));
-                format!("members{digit}/{key}")
-            }
-            Merge::Nets(peers) => {
-                let words: Vec<(String, &str)> = peers.iter().map(|(peer, counter)| (peer.to_string(), &**counter)).collect();
-                format!("prefixes{digit}/{}", names::merged(words.iter().flat_map(|(peer, counter)| [peer.as_str(), counter])))
-            }
-        }
+        let kind = match *self.peers {
+            Peers::Groups(_) => "members",
+            Peers::Nets(_) => "prefixes",
+        };
+        format!("{kind}{digit}/{}", self.digest)
     }
 
-    /// Whether it would cost more than it saves.
-    pub(crate) fn too_large(&self, policy: &NodePolicy) -> bool {
-        match self {
-            Merge::Groups(groups) => {
-                groups.keys().filter_map(|group| policy.members.get(group)).map(|members| members.len()).sum::<usize>() > MOST
-            }
-            Merge::Nets(_) => false,
-        }
+    /// Its peers that may come to hold something else.
+    pub(crate) fn changing(&self) -> impl Iterator<Item = Peer> {
+        let (groups, nets) = match &*self.peers {
+            Peers::Groups(groups) => (Some(groups), None),
+            Peers::Nets(peers) => (None, Some(peers)),
+        };
+        let groups = groups.into_iter().flatten().map(|(group, _)| Peer::Group(group.clone()));
+        let lists = nets.into_iter().flatten().map(|(peer, _)| peer.clone()).filter(|peer| !matches!(peer, Peer::Net(_)));
+        groups.chain(lists)
     }
 
-    /// Whether what this peer holds is in it.
-    pub(crate) fn holds(&self, peer: &Peer) -> bool {
-        match (self, peer) {
-            (Merge::Groups(groups), Peer::Group(group)) => groups.contains_key(group),
-            (Merge::Groups(_), Peer::Net(_) | Peer::PrefixList(_)) => false,
-            (Merge::Nets(peers), peer) => peers.contains_key(peer),
-        }
+    /// Whether the members of this group are in it.
+    pub(crate) fn has_group(&self, group: &GroupRef) -> bool {
+        matches!(&*self.peers, Peers::Groups(groups) if groups.contains_key(group))
     }
 
     /// The counter of the first of the groups whose member has this address.
     pub(crate) fn counter(&self, address: IpAddr, policy: &NodePolicy) -> Option<&Arc<str>> {
-        let Merge::Groups(groups) = self else { return None };
+        let Peers::Groups(groups) = &*self.peers else { return None };
         let has = |group: &GroupRef| policy.members.get(group).is_some_and(|members| members.contains(&address));
         groups.iter().find(|(group, _)| has(group)).map(|(_, counter)| counter)
     }
 
     /// The map.
     pub(crate) fn map(&self, policy: &NodePolicy, family: Family) -> CounterMap {
-        match self {
-            Merge::Groups(groups) => {
+        match &*self.peers {
+            Peers::Groups(groups) => {
                 let mut elements = OrdMap::new();
                 for (group, counter) in groups {
                     let members = policy.members.get(group).into_iter().flatten().filter(|address| Family::of(**address) == family);
@@ -96,7 +130,7 @@ impl Merge {
                 }
                 CounterMap { family, ranges: false, elements }
             }
-            Merge::Nets(peers) => {
+            Peers::Nets(peers) => {
                 let holders = peers.iter().map(|(peer, counter)| (merge(&nets(peer, policy), family), counter.clone()));
                 CounterMap { family, ranges: true, elements: first_holders(holders) }
             }

@@ -6,16 +6,17 @@ use policy::model::{ConnState, Exemption, Payload, Peer, Verdict};
 use policy::verdict;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
-use ruleset::{FakeKernel, Kernel, Transaction, lower_beyond, trace};
+use ruleset::{Bounds, FakeKernel, Kernel, Transaction, lower_within, trace};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Through the fake kernel, so that what is traced is also what a kernel would have accepted.
     #[test]
-    fn the_ruleset_says_what_the_oracle_says((policy, packet) in testkit::case(), few in 0..9usize) {
+    fn the_ruleset_says_what_the_oracle_says((policy, packet) in testkit::case(), few in 0..9usize, peers in 0..4usize, most in 0..20usize) {
+        let bounds = Bounds { few, peers, most };
         let mut kernel = FakeKernel::default();
-        kernel.commit(&Transaction::replace(&lower_beyond(&policy, few))).map_err(|error| TestCaseError::fail(error.to_string()))?;
+        kernel.commit(&Transaction::replace(&lower_within(&policy, bounds))).map_err(|error| TestCaseError::fail(error.to_string()))?;
         let in_force = kernel.load().map_err(|error| TestCaseError::fail(error.to_string()))?.unwrap_or_default();
         prop_assert_eq!(trace(&in_force, &packet), verdict(&policy, &packet), "\n{}\n{:?}", in_force, packet);
     }

@@ -12,7 +12,9 @@ use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use ruleset::{Action, Base, Chain, CounterMap, CtStates, Hook, IntervalSet, Match, PortMap, Ruleset, Set, Side, VerdictMap, merge};
+use ruleset::{
+    Action, Base, Bounds, Chain, CounterMap, CtStates, Hook, IntervalSet, Match, PortMap, Ruleset, Set, Side, VerdictMap, merge,
+};
 
 use crate::build::{address, addresses, icmp, ports};
 
@@ -30,6 +32,11 @@ const POOL: [&str; 12] = [
     "fd00:3::5",
     "2001:db8::6",
 ];
+
+/// Few rules in turn, and room for some maps, for all or for none.
+pub fn bounds() -> impl Strategy<Value = Bounds> {
+    (0..9usize, 0..4usize, prop_oneof![0..40usize, Just(usize::MAX)]).prop_map(|(few, peers, most)| Bounds { few, peers, most })
+}
 
 fn some_addresses() -> impl Strategy<Value = BTreeSet<IpAddr>> {
     subsequence(POOL.to_vec(), 0..=POOL.len()).prop_map(|some| addresses(&some))

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use policy::model::*;
-use ruleset::{Fingerprint, Lowering, Transaction, diff, lower, lower_beyond};
+use ruleset::{Bounds, Fingerprint, Lowering, Op, Transaction, diff, lower, lower_within};
 
 use crate::build::*;
 
@@ -74,7 +74,7 @@ fn s38_a_range_of_no_port_is_no_rule() {
         &["shop/web"],
     );
     for few in [0, 1] {
-        assert!(lower_beyond(&policy, few).chains["in/shop/web"].rules.is_empty());
+        assert!(lower_within(&policy, Bounds { few, ..Bounds::default() }).chains["in/shop/web"].rules.is_empty());
     }
 }
 
@@ -147,36 +147,81 @@ fn the_same_rules_are_merged_once_and_very_many_members_not_at_all() {
         (table.counter_maps.len(), table.chains["in/shop/web/tcp/443"].rules.len())
     };
     assert_eq!(with(9, 40), (6, 2), "a map for each family and port, for each rule counts for itself");
-    assert_eq!(with(8, 40), (0, 16), "eight are looked at one by one");
-    assert_eq!(with(16, 4_096), (6, 2), "65,536 addresses");
-    assert_eq!(with(9, 8_000), (0, 18), "72,000 addresses stand in the groups' own sets only");
+    assert_eq!(with(3, 40), (6, 2), "three are looked for at once");
+    assert_eq!(lower(&policy(2, 40)).counter_maps.len(), 0, "two are looked at one by one");
+    assert_eq!(with(16, 1_280), (6, 2), "61,440 addresses in the maps of three ports");
+    assert_eq!(with(16, 1_408).0, 4, "67,584: there is room for those of two ports");
+    assert_eq!(with(16, 4_097), (0, 32), "65,552 on one port stand in the groups' own sets only");
+    // A class of few rules has them in turn, but for peers that may the same.
+    let mut few = policy(3, 40);
+    Arc::make_mut(few.groups.get_mut(&group("shop/web")).unwrap())
+        .ingress
+        .retain(|rule| !matches!(rule.traffic, Traffic::Transport(_, Some(PortRange { from: 8080, .. }))));
+    let few = lower(&few);
+    assert_eq!((few.counter_maps.len(), few.port_maps.len(), few.chains["in/shop/web"].rules.len()), (4, 0, 4));
     // Also where they have become so many, or so few, one after another.
     let mut lowering = Lowering::default();
-    for members in [40, 8_000, 8_001, 41, 40] {
+    for members in [40, 2_000, 3_000, 8_000, 2_000, 41, 40] {
         assert!(lowering.lower(&policy(9, members)) == lower(&policy(9, members)), "{members}");
     }
 }
 
-/// 500 groups of 50 rules, five of them on each of 100 pods, whose peers have 100,000 members together: it has to go to the kernel as one message.
+/// Where there is no room for all maps, those are made that take the place of most rules for an element.
+#[test]
+fn small_maps_for_many_rules_come_first() {
+    let named = |port: u16, groups: std::ops::Range<u32>| {
+        groups.map(move |n| rule(&format!("{port}-{n}"), tcp(port), &format!("peers/g{n}"))).collect::<Vec<Rule>>()
+    };
+    // Of 30 groups with a member each, and of 3 with 10.
+    let rules = [named(80, 0..30), named(443, 30..33)].concat();
+    let mut policy = NodePolicy::default().group("shop/web", &rules, &[]).pod("shop/web-0", &["10.2.0.2"], &["shop/web"]);
+    let mut members = (0..).map(|n| IpAddr::from(std::net::Ipv4Addr::from_bits(0x0b00_0000 + n)));
+    for n in 0..33 {
+        policy.members.insert(group(&format!("peers/g{n}")), members.by_ref().take(if n < 30 { 1 } else { 10 }).collect());
+    }
+    let ports = |most: usize| {
+        let table = lower_within(&policy, Bounds { few: 2, peers: 2, most });
+        ["80", "443"].map(|port| table.chains[&format!("in/shop/web/tcp/{port}")].rules.len())
+    };
+    assert_eq!(ports(60), [1, 1]);
+    assert_eq!(ports(59), [1, 3]);
+    assert_eq!(ports(30), [1, 3]);
+    assert_eq!(ports(29), [30, 3]);
+}
+
+/// As many groups of many rules as there are to be, five on each of 100 pods, whose peers have 100,000 members together: all goes to the kernel
+/// as one message.
 #[test]
 fn the_largest_table_there_is_to_be_holds_few_times_its_members() {
-    let mut policy = NodePolicy::default();
-    for n in 0..500 {
-        let rules: Vec<Rule> =
-            (0..50).map(|k| rule(&format!("{k}"), tcp(1000 + k), &format!("peers/g{}", (n + usize::from(k)) % 500))).collect();
-        policy = policy.group(&format!("shop/g{n}"), &rules, &[]);
-        let first = 0x0b00_0000 + u32::try_from(n).unwrap() * 200;
-        let members = (first..first + 200).map(|bits| IpAddr::from(std::net::Ipv4Addr::from_bits(bits))).collect();
-        policy.members.insert(group(&format!("peers/g{n}")), members);
+    let with_ports = |ports: u16| {
+        let mut policy = NodePolicy::default();
+        for n in 0..500 {
+            let peer = |k: u16| format!("peers/g{}", (n + usize::from(k)) % 500);
+            let rules: Vec<Rule> = (0..50).map(|k| rule(&format!("{k}"), tcp(1000 + k % ports), &peer(k))).collect();
+            policy = policy.group(&format!("shop/g{n}"), &rules, &[]);
+            let first = 0x0b00_0000 + u32::try_from(n).unwrap() * 200;
+            let members = (first..first + 200).map(|bits| IpAddr::from(std::net::Ipv4Addr::from_bits(bits))).collect();
+            policy.members.insert(group(&format!("peers/g{n}")), members);
+        }
+        for n in 0..100 {
+            let groups: Vec<String> = (0..5).map(|place| format!("shop/g{}", n * 5 + place)).collect();
+            let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+            policy = policy.pod(&format!("shop/p{n}"), &[&format!("10.2.0.{n}")], &groups);
+        }
+        policy
+    };
+    for ports in [50, 10, 1] {
+        let mut lowering = Lowering::default();
+        let mut policy = with_ports(ports);
+        let table = lowering.lower(&policy);
+        let elements: usize = table.counter_maps.values().map(|map| map.elements.len()).sum();
+        assert!((30_000..=65_536).contains(&elements), "{elements} elements in maps of {ports} ports");
+        // A member more is an element in each map of its group, and no other map gives way.
+        policy.members.get_mut(&group("peers/g0")).unwrap().insert("10.99.0.1".parse().unwrap());
+        let change = diff(&table, &lowering.lower(&policy));
+        let is_element = |op: &Op| matches!(op, Op::AddElements(..) | Op::AddCounted(..));
+        assert!(change.ops.iter().all(is_element), "{change}");
     }
-    for n in 0..100 {
-        let groups: Vec<String> = (0..5).map(|place| format!("shop/g{}", n * 5 + place)).collect();
-        let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-        policy = policy.pod(&format!("shop/p{n}"), &[&format!("10.2.0.{n}")], &groups);
-    }
-    let table = lower(&policy);
-    let of_maps: usize = table.counter_maps.values().map(|map| map.elements.len()).sum();
-    assert!(of_maps <= 500_000, "{of_maps} elements in maps");
 }
 
 #[test]
@@ -186,7 +231,8 @@ fn what_has_no_ports_is_told_apart_and_stands_behind_one_test_where_it_is_much()
     };
     let with = |count: u8, few: usize| {
         let all = [kinds(count), vec![rule("99", tcp(80), "10.0.0.0/8")]].concat();
-        lower_beyond(&NodePolicy::default().group("shop/web", &all, &[]).pod("shop/web-0", &["10.2.0.2", "fd00:2::2"], &["shop/web"]), few)
+        let policy = NodePolicy::default().group("shop/web", &all, &[]).pod("shop/web-0", &["10.2.0.2", "fd00:2::2"], &["shop/web"]);
+        lower_within(&policy, Bounds { few, ..Bounds::default() })
     };
     // A look-up for the port, and the ICMP rules or a jump to them.
     let (eight, nine) = (with(8, 8), with(9, 8));

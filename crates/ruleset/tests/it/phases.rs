@@ -3,7 +3,7 @@
 use policy::model::NodePolicy;
 use policy::verdict;
 use proptest::prelude::*;
-use ruleset::{FakeKernel, Kernel, Op, Phase, Transaction, diff, lower, lower_beyond, trace};
+use ruleset::{FakeKernel, Kernel, Op, Phase, Transaction, diff, lower, lower_within, trace};
 
 use crate::build::*;
 use crate::generate;
@@ -52,10 +52,10 @@ proptest! {
     fn before_the_change_verdicts_are_the_old_ones_and_from_then_on_the_new(
         from in generate::policy(),
         to in generate::policy(),
-        few in 0..9usize,
+        bounds in generate::bounds(),
         packets in prop::collection::vec(generate::packet(), 20),
     ) {
-        let (before, after) = (lower_beyond(&from, few), lower_beyond(&to, few));
+        let (before, after) = (lower_within(&from, bounds), lower_within(&to, bounds));
         let mut kernel = FakeKernel::with(before.clone());
         let phases = diff(&before, &after).phases();
         prop_assert!(phases.len() <= 3);

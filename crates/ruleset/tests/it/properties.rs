@@ -5,7 +5,7 @@ use std::sync::Arc;
 use policy::model::NodePolicy;
 use policy::verdict;
 use proptest::prelude::*;
-use ruleset::{FakeKernel, Fingerprint, Kernel, Lowering, Refused, Ruleset, Transaction, diff, lower_beyond, trace};
+use ruleset::{FakeKernel, Fingerprint, Kernel, Lowering, Refused, Ruleset, Transaction, diff, lower_within, trace};
 
 use crate::generate;
 
@@ -64,27 +64,27 @@ fn without_one(policy: &NodePolicy) -> Vec<NodePolicy> {
 proptest! {
     /// What `lower` makes is legal, and every change of policy is one legal transaction that leads where it should.
     #[test]
-    fn changes_of_policy_lead_there(from in generate::policy(), to in generate::policy(), few in 0..9usize) {
-        leads(&lower_beyond(&from, few), &lower_beyond(&to, few))?;
+    fn changes_of_policy_lead_there(from in generate::policy(), to in generate::policy(), bounds in generate::bounds()) {
+        leads(&lower_within(&from, bounds), &lower_within(&to, bounds))?;
     }
 
     /// The same where one thing is taken away and comes back: nothing else changes that would have it made anew by chance.
     #[test]
-    fn lowering_follows_every_single_thing(policy in generate::policy(), few in 0..9usize) {
-        let mut lowering = Lowering::beyond(few);
+    fn lowering_follows_every_single_thing(policy in generate::policy(), bounds in generate::bounds()) {
+        let mut lowering = Lowering::within(bounds);
         for less in without_one(&policy) {
             for policy in [&policy, &less, &policy] {
-                prop_assert_eq!(lowering.lower(policy), lower_beyond(policy, few));
+                prop_assert_eq!(lowering.lower(policy), lower_within(policy, bounds));
             }
         }
     }
 
     /// What is made from what was before is what is made from nothing, whichever way policies go.
     #[test]
-    fn lowering_goes_along(policies in proptest::collection::vec(generate::policy(), 1..4), few in 0..9usize) {
-        let mut lowering = Lowering::beyond(few);
+    fn lowering_goes_along(policies in proptest::collection::vec(generate::policy(), 1..4), bounds in generate::bounds()) {
+        let mut lowering = Lowering::within(bounds);
         for policy in policies.iter().chain(policies.iter().rev()) {
-            prop_assert_eq!(lowering.lower(policy), lower_beyond(policy, few));
+            prop_assert_eq!(lowering.lower(policy), lower_within(policy, bounds));
         }
     }
 
@@ -97,10 +97,10 @@ proptest! {
     #[test]
     fn the_trace_is_the_verdict(
         policy in generate::policy(),
-        few in 0..9usize,
+        bounds in generate::bounds(),
         packets in prop::collection::vec(generate::packet(), 40),
     ) {
-        let ruleset = lower_beyond(&policy, few);
+        let ruleset = lower_within(&policy, bounds);
         for packet in packets {
             prop_assert_eq!(trace(&ruleset, &packet), verdict(&policy, &packet), "{:?}\n{}", packet, ruleset);
         }
