@@ -191,7 +191,7 @@ impl Programs {
     /// The agents' part.
     fn plan(&mut self) -> Result<()> {
         for (name, node) in &mut self.nodes {
-            let named: BTreeSet<String> = compile(&node.facts, &resolve(&node.facts), name).named.into_values().collect();
+            let named: BTreeSet<String> = compile(&node.facts, &resolve(&node.facts), name).named.values().cloned().collect();
             let listed = self.operator.slices.all().iter().filter(|(_, slice)| named.contains(&slice.group_id));
             let listed = listed.map(|(key, slice)| Object::MemberSlice(key.clone(), slice.clone())).collect();
             let _ = node.facts.reset(index::Kind::MemberSlice, listed);

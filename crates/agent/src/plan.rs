@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::{AppliedGroup, AppliedObject, Exempted, ReportedProblem};
+use imbl::OrdMap;
 use policy::model::{Exemption, GroupRef, GroupRules, NodeName, NodePolicy, PodRef, RulesOf};
 use policy::{Cluster, Compiled, Compiler, Since};
 use ruleset::{Lowering, Op, Ruleset, exemption_counter};
@@ -59,6 +60,8 @@ pub struct Planner {
     compiler: Compiler,
     lowering: Lowering,
     scope: Arc<Scope>,
+    /// The named groups of the last plan.
+    named: OrdMap<GroupRef, String>,
     /// The policy of the last plan.
     policy: NodePolicy,
     held_back: HeldBack,
@@ -72,6 +75,7 @@ impl Planner {
             compiler: Compiler::new(node),
             lowering: Lowering::default(),
             scope: Arc::default(),
+            named: OrdMap::new(),
             policy: NodePolicy::default(),
             held_back: HeldBack::default(),
         }
@@ -84,13 +88,16 @@ impl Planner {
         let wanted = NodePolicy { exempt: self.exempt.clone(), ..compiled.policy.clone() };
         self.policy = self.held_back.out_of(&wanted);
         if !slices_alone {
+            let same = compiled.named.ptr_eq(&self.named);
+            let named = if same { self.scope.named.clone() } else { Arc::new(compiled.named.values().cloned().collect()) };
+            self.named.clone_from(&compiled.named);
             self.scope = Arc::new(Scope {
                 groups: groups(cluster, compiled),
                 attachments: attachments(cluster, compiled),
                 prefix_lists: prefix_lists(cluster, compiled),
                 exemptions: exemptions(&self.exempt),
                 problems: problems(compiled),
-                named: Arc::new(compiled.named.values().cloned().collect()),
+                named,
                 endpoints: self.policy.endpoints.len(),
                 addresses: addresses(&self.policy),
             });

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::OnDeny;
-use imbl::OrdSet;
 use imbl::ordmap::DiffItem;
-use imbl::ordset;
+use imbl::{OrdMap, OrdSet, ordset};
 
 use crate::counted::Counted;
 use crate::index::{Cluster, Key, Kind, Object};
@@ -21,7 +21,7 @@ pub struct Compiled {
     /// What to enforce.
     pub policy: NodePolicy,
     /// The ids of the groups that its rules name and that exist: whose member slices this node needs.
-    pub named: BTreeMap<GroupRef, String>,
+    pub named: OrdMap<GroupRef, String>,
     /// Named groups whose membership this node has not seen as a whole yet. A group that names one of them is not in force as
     /// written before it has.
     pub awaited: BTreeSet<GroupRef>,
@@ -35,7 +35,7 @@ pub struct Compiled {
 /// What is exempt (S36) is as it is by default; no object of the cluster says otherwise.
 pub fn compile(cluster: &Cluster, resolution: &Resolution, node: &NodeName) -> Compiled {
     let mut compiler = Compiler::new(node.clone());
-    compiler.compile(cluster, resolution);
+    compiler.compile(cluster, resolution, None);
     compiler.compiled
 }
 
@@ -109,6 +109,15 @@ pub struct Compiler {
     /// What slices said the last time.
     published: Sums,
     sources: BTreeMap<GroupRef, Source>,
+    /// The named groups of which slices list an address, by address.
+    listing: BTreeSet<(IpAddr, Arc<GroupRef>)>,
+}
+
+/// Peers that may be others than the last time.
+#[derive(Debug, Default)]
+struct Touched {
+    groups: BTreeSet<GroupRef>,
+    prefix_lists: BTreeSet<PrefixListRef>,
 }
 
 /// What the members of a named group were made from.
@@ -122,14 +131,6 @@ impl Source {
     /// Whether an address is a member's.
     fn has(&self, address: IpAddr, local: &BTreeSet<IpAddr>) -> bool {
         self.here.contains(&address) || self.published.contains(&address) && !local.contains(&address)
-    }
-
-    /// What one lists and the other does not.
-    fn differs(&self, other: &Source) -> BTreeSet<IpAddr> {
-        let published = self.published.diff(&other.published).map(|item| match item {
-            ordset::DiffItem::Add(address) | ordset::DiffItem::Remove(address) => *address,
-        });
-        published.chain(self.here.symmetric_difference(&other.here).copied()).collect()
     }
 }
 
@@ -146,6 +147,7 @@ impl Compiler {
             ids: BTreeMap::new(),
             published: Sums::default(),
             sources: BTreeMap::new(),
+            listing: BTreeSet::new(),
         }
     }
 
@@ -155,29 +157,45 @@ impl Compiler {
         match since {
             Since::Slices => self.published(cluster, resolver.resolution()),
             Since::Pods(pods) => {
-                resolver.follow(cluster, pods);
-                self.compile(cluster, resolver.resolution());
+                let groups = resolver.follow(cluster, pods);
+                self.compile(cluster, resolver.resolution(), Some(groups));
             }
             Since::Anything => {
                 resolver = Resolver::of(cluster);
-                self.compile(cluster, resolver.resolution());
+                self.compile(cluster, resolver.resolution(), None);
             }
         }
         self.resolver = resolver;
         &self.compiled
     }
 
-    fn compile(&mut self, cluster: &Cluster, resolution: &Resolution) {
-        self.endpoints(cluster, resolution);
-        let moved = self.local(cluster);
-        self.members(cluster, resolution, &moved);
-        self.prefix_lists(cluster);
+    /// Pods and slices have changed and no more, so that these groups have other endpoints; or anything has.
+    fn compile(&mut self, cluster: &Cluster, resolution: &Resolution, moved: Option<BTreeSet<GroupRef>>) {
+        let Touched { mut groups, mut prefix_lists } = self.endpoints(cluster, resolution);
+        let addresses = self.local(cluster);
+        match moved {
+            Some(moved) => {
+                groups.extend(moved);
+                groups.extend(self.differ(cluster));
+                groups.extend(addresses.iter().flat_map(|address| self.listing(*address)));
+            }
+            None => {
+                self.published = cluster.slices.sums().clone();
+                groups.extend(self.named.iter().cloned());
+                prefix_lists.extend(self.named_lists.iter().cloned());
+            }
+        }
+        for group in groups {
+            self.group(&group, cluster, resolution, &addresses);
+        }
+        self.prefix_lists(cluster, prefix_lists);
         self.compiled.attachments = attachments_here(resolution, &self.compiled.policy);
         self.compiled.policy.cluster_dns = cluster.dns.values().flatten().copied().collect();
         self.compiled.problems = problems(cluster, &self.compiled);
     }
 
-    fn endpoints(&mut self, cluster: &Cluster, resolution: &Resolution) {
+    /// The endpoints and the rules of their groups; the peers that are named now and were not, or the other way round.
+    fn endpoints(&mut self, cluster: &Cluster, resolution: &Resolution) -> Touched {
         let policy = &mut self.compiled.policy;
         let before = std::mem::take(&mut policy.groups);
         policy.endpoints.clear();
@@ -189,16 +207,18 @@ impl Compiler {
                 }
             }
         }
+        let mut touched = Touched::default();
         for change in before.diff(&policy.groups) {
             if let DiffItem::Add(_, rules) | DiffItem::Update { new: (_, rules), .. } = change {
-                self.named.need_all(rules.groups());
-                self.named_lists.need_all(rules.prefix_lists());
+                touched.groups.extend(rules.groups().filter(|group| self.named.need(group)).cloned());
+                touched.prefix_lists.extend(rules.prefix_lists().filter(|list| self.named_lists.need(list)).cloned());
             }
             if let DiffItem::Remove(_, rules) | DiffItem::Update { old: (_, rules), .. } = change {
-                self.named.release_all(rules.groups());
-                self.named_lists.release_all(rules.prefix_lists());
+                touched.groups.extend(rules.groups().filter(|group| self.named.release(group)).cloned());
+                touched.prefix_lists.extend(rules.prefix_lists().filter(|list| self.named_lists.release(list)).cloned());
             }
         }
+        touched
     }
 
     /// Learns the addresses of this node's pods, in groups or not; those that have come or gone.
@@ -209,31 +229,53 @@ impl Compiler {
         &before ^ &self.local
     }
 
-    /// The addresses of every named group.
-    fn members(&mut self, cluster: &Cluster, resolution: &Resolution, moved: &BTreeSet<IpAddr>) {
-        let Compiled { policy, named, awaited, .. } = &mut self.compiled;
+    /// A group that is named, or was.
+    fn group(&mut self, group: &GroupRef, cluster: &Cluster, resolution: &Resolution, moved: &BTreeSet<IpAddr>) {
+        let id_of = |id: &String| (group.namespace.clone(), id.clone());
         // S20: a group that does not exist has no members, whatever slices are left of it.
-        let exist = self.named.iter().filter_map(|group| Some((group.clone(), cluster.groups.get(group)?.id.clone())));
-        let before = std::mem::replace(named, exist.collect());
-        for group in before.keys().filter(|group| !named.contains_key(*group)) {
-            awaited.remove(group);
-            policy.members.remove(group);
-            self.sources.remove(group);
+        let id = cluster.groups.get(group).filter(|_| self.named.contains(group)).map(|facts| &facts.id);
+        let before = self.compiled.named.get(group);
+        if before != id {
+            if let Some(before) = before {
+                self.ids.remove(&id_of(before));
+            }
+            match id {
+                Some(id) => {
+                    self.ids.insert(id_of(id), group.clone());
+                    self.compiled.named.insert(group.clone(), id.clone());
+                }
+                None => {
+                    self.compiled.named.remove(group);
+                    self.compiled.awaited.remove(group);
+                    self.compiled.policy.members.remove(group);
+                    for address in self.sources.remove(group).into_iter().flat_map(|source| source.published) {
+                        self.listing.remove(&(address, Arc::new(group.clone())));
+                    }
+                }
+            }
         }
-        self.ids = named.iter().map(|(group, id)| ((group.namespace.clone(), id.clone()), group.clone())).collect();
-        self.published = cluster.slices.sums().clone();
-        for group in self.ids.values().cloned().collect::<Vec<_>>() {
-            self.members_of(&group, cluster, resolution, moved);
+        if id.is_some() {
+            self.members_of(group, cluster, resolution, moved);
         }
+    }
+
+    /// The named groups of which slices say something else than the last time.
+    fn differ(&mut self, cluster: &Cluster) -> Vec<GroupRef> {
+        let before = std::mem::replace(&mut self.published, cluster.slices.sums().clone());
+        before.differ(cluster.slices.sums()).filter_map(|id| self.ids.get(id)).cloned().collect()
+    }
+
+    /// The named groups of which slices list this address.
+    fn listing(&self, address: IpAddr) -> impl Iterator<Item = GroupRef> {
+        let first = GroupRef { namespace: String::new(), name: String::new() };
+        let from = self.listing.range((address, Arc::new(first))..);
+        from.take_while(move |(other, _)| *other == address).map(|(_, group)| GroupRef::clone(group))
     }
 
     /// The addresses of the named groups of which slices say something else than the last time.
     fn published(&mut self, cluster: &Cluster, resolution: &Resolution) {
-        let before = std::mem::replace(&mut self.published, cluster.slices.sums().clone());
-        for id in before.differ(cluster.slices.sums()) {
-            if let Some(group) = self.ids.get(id).cloned() {
-                self.members_of(&group, cluster, resolution, &BTreeSet::new());
-            }
+        for group in self.differ(cluster) {
+            self.members_of(&group, cluster, resolution, &BTreeSet::new());
         }
     }
 
@@ -250,9 +292,28 @@ impl Compiler {
             published: published.map(|published| published.addresses().clone()).unwrap_or_default(),
             here: here.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect(),
         };
-        let (mut addresses, doubtful) = match (self.sources.get(group), policy.members.get(group)) {
-            (Some(before), Some(addresses)) => (addresses.clone(), &before.differs(&source) | moved),
-            _ => (source.published.clone(), &self.local | &source.here),
+        let before = self.sources.remove(group).unwrap_or_default();
+        let mut doubtful: BTreeSet<IpAddr> = before.here.symmetric_difference(&source.here).chain(moved).copied().collect();
+        let named = Arc::new(group.clone());
+        let mut listed = Vec::new();
+        for item in before.published.diff(&source.published) {
+            let (ordset::DiffItem::Add(address) | ordset::DiffItem::Remove(address)) = item;
+            match item {
+                ordset::DiffItem::Add(_) => self.listing.insert((*address, named.clone())),
+                ordset::DiffItem::Remove(_) => self.listing.remove(&(*address, named.clone())),
+            };
+            listed.push(*address);
+        }
+        let mut addresses = match policy.members.get(group) {
+            Some(addresses) => {
+                doubtful.extend(listed);
+                addresses.clone()
+            }
+            // Shared with what slices say, but for this node's pods.
+            None => {
+                doubtful.extend(&self.local);
+                source.published.clone()
+            }
         };
         for address in doubtful {
             // What stays as it is stays shared.
@@ -268,10 +329,16 @@ impl Compiler {
         self.sources.insert(group.clone(), source);
     }
 
-    /// The entries of every named list that exists (S20, S21).
-    fn prefix_lists(&mut self, cluster: &Cluster) {
-        let entries = |list: &PrefixListRef| Some((list.clone(), cluster.prefix_lists.get(list)?.entries.clone()));
-        self.compiled.policy.prefix_lists = self.named_lists.iter().filter_map(entries).collect();
+    /// The entries of these lists, where they are named and exist (S20, S21).
+    fn prefix_lists(&mut self, cluster: &Cluster, lists: impl IntoIterator<Item = PrefixListRef>) {
+        for list in lists {
+            let entries = cluster.prefix_lists.get(&list).filter(|_| self.named_lists.contains(&list)).map(|facts| facts.entries.clone());
+            let policy = &mut self.compiled.policy;
+            match entries {
+                Some(entries) => drop(policy.prefix_lists.insert(list, entries)),
+                None => drop(policy.prefix_lists.remove(&list)),
+            }
+        }
     }
 }
 

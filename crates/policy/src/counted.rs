@@ -37,26 +37,6 @@ impl<T: Ord + Clone> Counted<T> {
         last
     }
 
-    /// Each of these is needed once more.
-    pub fn need_all<'a>(&mut self, things: impl Iterator<Item = &'a T>)
-    where
-        T: 'a,
-    {
-        for thing in things {
-            self.need(thing);
-        }
-    }
-
-    /// Each of these is needed once less.
-    pub fn release_all<'a>(&mut self, things: impl Iterator<Item = &'a T>)
-    where
-        T: 'a,
-    {
-        for thing in things {
-            self.release(thing);
-        }
-    }
-
     /// All that somebody needs.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.users.keys()

@@ -110,6 +110,17 @@ fn s8_p10_the_newest_pod_that_is_not_finished_owns_the_address() {
     however_told(&[both, back], |program| assert_eq!(tcp(program, "203.0.113.1", "10.0.0.1", 80), Verdict::Drop));
 }
 
+/// A slice still says that the address is a member's, and on this node it is by now a pod's that is in no group: the node knows first.
+#[test]
+fn s7_p10_an_address_that_a_slice_lists_is_no_members_once_it_is_another_pods_here() {
+    let listed = shop().with(&Manifest::slice("shop/web-1", "uid-web", false, &["10.0.0.1"]));
+    let free = listed.clone().with(&Manifest::pod("shop/free", "n1", "free").at(&["10.0.0.1"]));
+    let says = |wanted: Verdict| move |program: &Program| assert_eq!(tcp(program, "10.0.0.1", "10.0.0.9", 5432), wanted);
+    however_told(&[listed.clone(), free.clone()], says(Verdict::Drop));
+    however_told(&[free.clone(), listed.clone()], says(Verdict::Allow));
+    however_told(&[listed.clone(), free, listed], says(Verdict::Allow));
+}
+
 /// Same name, other pod: nothing is inherited.
 #[test]
 fn p11_a_pod_made_again_under_its_name_is_judged_by_its_own_labels() {
