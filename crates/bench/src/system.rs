@@ -7,6 +7,7 @@
 mod changes;
 mod fill;
 mod newcomers;
+mod repairs;
 mod usage;
 
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use fill::Fill;
 pub struct Thoroughness {
     /// Changes of each kind at each size.
     pub changes: usize,
+    /// Another's edits of each kind at each size.
+    pub edits: usize,
     /// Starts of a new pod.
     pub starts: usize,
     /// How long the programs are watched while nothing happens.
@@ -34,9 +37,11 @@ pub struct Thoroughness {
 
 impl Thoroughness {
     /// What the figures are made with.
-    pub const FULL: Thoroughness = Thoroughness { changes: 30, starts: 10, idle: Duration::from_secs(30), busy: Duration::from_secs(60) };
+    pub const FULL: Thoroughness =
+        Thoroughness { changes: 30, edits: 8, starts: 10, idle: Duration::from_secs(30), busy: Duration::from_secs(60) };
     /// To see whether it works.
-    pub const QUICK: Thoroughness = Thoroughness { changes: 6, starts: 2, idle: Duration::from_secs(5), busy: Duration::from_secs(10) };
+    pub const QUICK: Thoroughness =
+        Thoroughness { changes: 6, edits: 1, starts: 2, idle: Duration::from_secs(5), busy: Duration::from_secs(10) };
 }
 
 /// Groups beside those that are changed.
@@ -75,6 +80,7 @@ async fn everything(cluster: &Cluster, how: Thoroughness, tell: &mut impl FnMut(
     let stage = changes::Stage::new(cluster)?;
     newcomers::measure(cluster, how.starts, tell)?;
     stage.measure("empty", &[("Calico Felix", 23.0), ("kube-router", 160.0)], how.changes, tell).await?;
+    repairs::measure(cluster, "empty", how.edits, tell).await?;
     let mut fill = Fill::new(cluster, GROUPS).await?;
     let sizes: [(usize, &[(&str, f64)]); 2] =
         [(100, &[("Calico Felix", 23.0)]), (10_000, &[("Calico Felix", 23.0), ("kube-router", 2_600.0)])];
@@ -86,6 +92,7 @@ async fn everything(cluster: &Cluster, how: Thoroughness, tell: &mut impl FnMut(
         stage.measure(&format!("{GROUPS} groups, {pods} pods"), others, how.changes, tell).await?;
     }
     usage::measure(cluster, &fill, how, tell).await?;
+    repairs::measure(cluster, &format!("{GROUPS} groups, 10,000 pods"), how.edits, tell).await?;
     cluster.check()
 }
 
