@@ -13,15 +13,16 @@ use anyhow::{Context, Result, ensure};
 use api::Attachment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::{Selector, SelectorExt};
-use lab::{Builder, Cluster, images};
+use lab::{Builder, Cluster, Topology, images};
 use probe::stream::Kind;
 use probe::{Report, Stream, Target};
 use serde_json::Value;
 use tests::undisturbed;
 
-/// A two-node cluster with the product installed and running.
+/// A two-node cluster with the product installed and running. The pods of one node are routed, those of the other bridged: what goes on
+/// between two pods meets either way, and both.
 pub async fn start(name: &str) -> Result<Cluster> {
-    start_with(Cluster::builder(name)).await
+    start_with(Cluster::builder(name).topology(Topology::Mixed)).await
 }
 
 /// The same of another kind.

@@ -8,7 +8,7 @@ use lab::{Cluster, Topology};
 use probe::Outcome;
 
 use super::cases::{Source, hold, ping, tcp, udp};
-use super::fixture::{apply, group, in_force, in_turn, pod, pod_addresses, start, start_with};
+use super::fixture::{apply, group, in_force, in_turn, pod, pod_addresses, start_with};
 
 /// Where NodeLocal DNSCache listens on every node.
 const NODE_LOCAL_DNS: &str = "169.254.20.10";
@@ -205,7 +205,7 @@ fn node_traffic(cluster: &Cluster) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s9_s36_p46_p47_p48_p52_p55_nodes_and_neighbours_where_pods_are_routed() -> Result<()> {
-    let cluster = start("nodes").await?;
+    let cluster = start_with(Cluster::builder("nodes")).await?;
     tokio::task::block_in_place(|| node_traffic(&cluster))
 }
 

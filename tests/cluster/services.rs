@@ -8,7 +8,7 @@ use lab::{Cluster, Proxy, Topology};
 use probe::lookup::Lookups;
 
 use super::cases::{Source, differences, hold, tcp, udp};
-use super::fixture::{addresses, apply, group, in_force, in_turn, pod, pod_addresses, service_addresses, start, start_with};
+use super::fixture::{addresses, apply, group, in_force, in_turn, pod, pod_addresses, service_addresses, start_with};
 
 const EVERYBODY: &str = r#"[{ cidr: 0.0.0.0/0 }, { cidr: "::/0" }]"#;
 /// NodePorts, by their external traffic policy.
@@ -171,7 +171,7 @@ fn services(cluster: &Cluster) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s33_p49_p50_p51_services_are_judged_by_real_addresses_where_pods_are_routed() -> Result<()> {
-    let cluster = start("services").await?;
+    let cluster = start_with(Cluster::builder("services")).await?;
     tokio::task::block_in_place(|| services(&cluster))
 }
 

@@ -4,11 +4,11 @@ use anyhow::{Context, Result, ensure};
 use demo::{Ledger, Matrix, Shop};
 use lab::Cluster;
 
-use super::fixture::start;
+use super::fixture::start_with;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s2_s17_s30_the_three_tiers_are_exactly_as_the_article_says() -> Result<()> {
-    let cluster = start("tiers").await?;
+    let cluster = start_with(Cluster::builder("tiers")).await?;
     tokio::task::block_in_place(|| article(&cluster))
 }
 

@@ -257,7 +257,7 @@ fn write_cni(dir: &Path, index: u8, topology: Topology) -> Result<()> {
         symlink(Path::new("/usr/lib/cni").join(plugin), plugins.join(plugin))?;
     }
     let plugin = plugins.join("pods");
-    fs::write(&plugin, node_config::cni_plugin(topology))?;
+    fs::write(&plugin, node_config::cni_plugin(index, topology))?;
     fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755))?;
     fs::write(configs.join("10-pods.conflist"), node_config::cni(index, topology).to_string()).context("writing the CNI configuration")
 }

@@ -12,7 +12,7 @@ use crate::credentials::Credentials;
 use crate::images;
 use crate::programs::find_in_path;
 
-/// How the pods of one node are connected.
+/// How the pods of a node are connected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Topology {
     /// A veth each, and the node routes between them.
@@ -21,14 +21,16 @@ pub enum Topology {
     /// All on the Linux bridge `cni0` in the node's network namespace. What pods of one node send each other meets the node's rules only
     /// by br_netfilter: as the kernel begins a namespace, `net.bridge.bridge-nf-call-iptables` and `-ip6tables` are 1.
     Bridge,
+    /// Both: routed on the first node, bridged on the second, and so on by turns.
+    Mixed,
 }
 
 impl Topology {
-    /// Debian's plugin for it.
-    fn plugin(self) -> &'static str {
+    fn is_bridge(self, node: u8) -> bool {
         match self {
-            Topology::Routed => "ptp",
-            Topology::Bridge => "bridge",
+            Topology::Routed => false,
+            Topology::Bridge => true,
+            Topology::Mixed => node % 2 == 1,
         }
     }
 
@@ -71,7 +73,8 @@ impl Proxy {
 ///
 /// A pod whose name begins with `macvlan-` is a neighbour of its node instead: connected to the node's uplink by macvlan, past the node's
 /// own network. It reaches others of its kind on the node, and nobody else.
-pub(crate) fn cni_plugin(topology: Topology) -> String {
+pub(crate) fn cni_plugin(index: u8, topology: Topology) -> String {
+    let plugin = if topology.is_bridge(index) { "bridge" } else { "ptp" };
     format!(
         "#!/bin/sh
 if [ \"$CNI_COMMAND\" = ADD ]; then
@@ -79,10 +82,9 @@ if [ \"$CNI_COMMAND\" = ADD ]; then
 fi
 case \"$CNI_ARGS\" in
   *K8S_POD_NAME=macvlan-*) sed 's/\"type\":\"pods\"/\"type\":\"macvlan\",\"master\":\"eth0\",\"mode\":\"bridge\"/' | exec /usr/lib/cni/macvlan ;;
-  *) exec /usr/lib/cni/{} ;;
+  *) exec /usr/lib/cni/{plugin} ;;
 esac
-",
-        topology.plugin()
+"
     )
 }
 
@@ -98,7 +100,7 @@ pub(crate) fn cni(index: u8, topology: Topology) -> Value {
             "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
         },
     });
-    if topology == Topology::Bridge {
+    if topology.is_bridge(index) {
         plugin["bridge"] = json!("cni0");
         plugin["isGateway"] = json!(true);
         // A pod that reaches itself through a Service is sent back to where it came from.
