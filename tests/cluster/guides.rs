@@ -1,5 +1,5 @@
-//! Every command of the guides from top to bottom, and of the README where it installs and lets go, as a reader runs them; and what they print
-//! is what the page says.
+//! Every command of the guides from top to bottom, of the README where it installs and lets go, and of what Helm prints, as a reader runs them;
+//! and what they print is what the page says.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -133,6 +133,25 @@ fn without_its_operator(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// What Helm prints after an installation, with images that are here, and what they have in place of `nc`.
+fn follow_notes(cluster: &Cluster) -> Result<()> {
+    let notes = cluster.helm(&["get", "notes", "kube-security-groups", "--namespace=kube-security-groups"])?;
+    // Indented as they are printed and copied.
+    let commands: String = notes.lines().filter(|line| line.starts_with("     ")).map(|line| format!("{line}\n")).collect();
+    let probe = format!("--image={} --image-pull-policy=Never", images::PROBE);
+    let mut here = commands;
+    for (theirs, ours) in [
+        ("--image=nginx --labels=app=web", format!("{probe} --labels=app=web --command -- /bin/probe serve --tcp 80")),
+        ("--image=busybox --command -- sleep 1d", format!("{probe} --command -- /bin/probe pause")),
+        ("nc -z -w 2 \"$WEB\" 80", "/bin/probe tcp --timeout-ms 2000 \"$WEB\" 80 | grep '\"ok\":true'".into()),
+    ] {
+        ensure!(here.contains(theirs), "{theirs} is not in\n{here}");
+        here = here.replace(theirs, &ours);
+    }
+    let answers = "```\n{\"ok\":true,…}\nanswers\n… created\n… created\n… condition met\n… condition met\ndoes not answer\n… patched\n… condition met\n… condition met\n{\"ok\":true,…}\nanswers\n… deleted…\n… deleted…\n… deleted…\n… deleted…\n```";
+    follow_blocks(cluster, "NOTES.txt", &blocks(&format!("```sh\n{here}```\n{answers}\n")))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_of_the_guides_does_what_the_page_says() -> Result<()> {
     let cluster = Cluster::builder("guides").images([images::product()?]).start().await?;
@@ -140,6 +159,7 @@ async fn every_command_of_the_guides_does_what_the_page_says() -> Result<()> {
         // It begins with the image and ends with everything gone.
         follow(&cluster, &format!("{GUIDES}/install.md"))?;
         follow_part(&cluster, "Install it")?;
+        follow_notes(&cluster)?;
         without_its_operator(&cluster)?;
         let mut pages: Vec<String> =
             fs::read_dir(root().join(GUIDES))?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<Result<_>>()?;
