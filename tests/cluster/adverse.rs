@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 use super::cases::{Source, hold, udp};
-use super::fixture::{condition, group, in_force, in_turn, pod, pod_addresses, rules, run_server, start, under_streams, until};
+use super::fixture::{condition, group, in_force, in_turn, pod, pod_addresses, rules, run_servers, start, under_streams, until};
 
 /// For how many seconds the API server is away: five minutes, unless one is in a hurry.
 const AWAY: &str = "AWAY_SECONDS";
@@ -22,7 +22,7 @@ const AGENTS: &str = "--selector=app.kubernetes.io/component=agent";
 async fn s41_p27_whatever_happens_to_the_cluster_rules_stay_and_status_is_true_again() -> Result<()> {
     let cluster = start("adverse").await?;
     tokio::task::block_in_place(|| {
-        run_server(&cluster)?;
+        run_servers(&cluster)?;
         in_turn(
             &cluster,
             &[
@@ -62,9 +62,10 @@ fn follows(cluster: &Cluster, name: &str, port: u16) -> Result<()> {
     Ok(())
 }
 
-/// The server's address in one family.
-fn server(cluster: &Cluster, index: usize) -> Result<IpAddr> {
-    pod_addresses(cluster, "t", "server")?.get(index).copied().context("a dual-stack pod")
+/// The servers' addresses in one family: one is a routed pod, one a bridged one.
+fn servers(cluster: &Cluster, index: usize) -> Result<[IpAddr; 2]> {
+    let address = |pod| pod_addresses(cluster, "t", pod)?.get(index).copied().context("a dual-stack pod");
+    Ok([address("server")?, address("server-2")?])
 }
 
 /// Whether there is a rule for a port on the server's node.
@@ -83,18 +84,23 @@ fn sorted_rules(cluster: &Cluster) -> Result<Vec<String>> {
 /// The agent restarts meanwhile, and has nobody to ask.
 fn api_server_away(cluster: &Cluster) -> Result<()> {
     let away = Duration::from_secs(std::env::var(AWAY).map_or(Ok(300), |text| text.parse()).context(AWAY)?);
-    let before = rules(cluster, 0)?;
-    under_streams(cluster, server(cluster, 0)?, || {
-        let agents = cluster.node(0).processes("agent");
+    let both = || -> Result<[Vec<String>; 2]> { Ok([rules(cluster, 0)?, rules(cluster, 1)?]) };
+    let before = both()?;
+    under_streams(cluster, &servers(cluster, 0)?, || {
+        let running = || [0, 1].map(|node| cluster.node(node).processes("agent"));
+        let agents = running();
         cluster.kill_api_server()?;
         std::thread::sleep(away / 2);
-        ensure!(agents.len() == 1 && cluster.node(0).processes("agent") == agents, "the agent stays up");
-        ensure!(rules(cluster, 0)? == before, "the rules are what they were");
-        cluster.node(0).kill("agent");
+        ensure!(agents.iter().all(|agents| agents.len() == 1) && running() == agents, "the agents stay up");
+        ensure!(both()? == before, "the rules are what they were");
+        for node in cluster.nodes() {
+            node.kill("agent");
+        }
         std::thread::sleep(away / 2);
-        let other = cluster.node(0).processes("agent");
-        ensure!(other.len() == 1 && other != agents, "kubelet has started another agent");
-        ensure!(rules(cluster, 0)? == before, "the rules are what they were, though the agent knows nothing");
+        for (old, new) in agents.iter().zip(running()) {
+            ensure!(new.len() == 1 && new != *old, "kubelet has started another agent");
+        }
+        ensure!(both()? == before, "the rules are what they were, though the agents know nothing");
         Handle::current().block_on(cluster.start_api_server())
     })?;
     follows(cluster, "after-away", 1001)
@@ -121,7 +127,7 @@ fn etcd_restored(cluster: &Cluster) -> Result<()> {
     cluster.kubectl_stdin(&["create", "-f", "-"], &configs)?;
     let version_before = version()?;
 
-    under_streams(cluster, server(cluster, 1)?, || {
+    under_streams(cluster, &servers(cluster, 1)?, || {
         Handle::current().block_on(cluster.restore_etcd())?;
         let version = version()?;
         ensure!(version + 100 < version_before, "resource versions went back: {version_before}, then {version}");
@@ -139,7 +145,7 @@ fn disk_full(cluster: &Cluster) -> Result<()> {
         cluster.helm(&["upgrade", "kube-security-groups", &demo::chart(), NAMESPACE, &filter, "--wait", "--timeout=300s"])
     };
     upgrade("trace")?;
-    under_streams(cluster, server(cluster, 0)?, || {
+    under_streams(cluster, &servers(cluster, 0)?, || {
         cluster.node(0).fill_logs()?;
         for port in 10_000..10_005 {
             let spec = format!("ingress: [{{ protocol: TCP, port: {port}, from: [{{ cidr: 203.0.113.10/32 }}] }}]");
@@ -180,7 +186,7 @@ fn clock_off(cluster: &Cluster, seconds: i64) -> Result<()> {
         "volumeMounts": [{{ "name": "faketime", "mountPath": "/faketime", "readOnly": true }}]"#
     );
     let (name, port) = if seconds > 0 { ("ahead", 1004) } else { ("behind", 1006) };
-    under_streams(cluster, server(cluster, 1)?, || {
+    under_streams(cluster, &servers(cluster, 1)?, || {
         patch_agents(cluster, &container, &format!(r#"{{ "name": "faketime", "hostPath": {{ "path": "{library}" }} }}"#))?;
         let logs = cluster.kubectl(&["logs", AGENTS, NAMESPACE, "--tail=1"])?;
         ensure!(logs.lines().count() == 2, "a line of each agent: {logs}");
@@ -199,7 +205,7 @@ fn clock_off(cluster: &Cluster, seconds: i64) -> Result<()> {
 /// There is more to know than agents have memory for, and the kernel ends them again and again, until there is less.
 fn memory_limit_hit(cluster: &Cluster) -> Result<()> {
     let before = rules(cluster, 0)?;
-    under_streams(cluster, server(cluster, 0)?, || {
+    under_streams(cluster, &servers(cluster, 0)?, || {
         patch_agents(cluster, r#""resources": { "requests": { "memory": "6Mi" }, "limits": { "memory": "6Mi" } }"#, "")?;
         let rule = |n| format!(r#"{{ protocol: TCP, port: {n}, description: "one of many", from: [{{ cidr: 203.0.113.{n}/32 }}] }}"#);
         let rules_of_each = (1..=50).map(rule).collect::<Vec<_>>().join(", ");

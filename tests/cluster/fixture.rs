@@ -278,6 +278,16 @@ pub fn run_server(cluster: &Cluster) -> Result<Vec<IpAddr>> {
     pod_addresses(cluster, "t", "server")
 }
 
+/// Runs another server on node 2, whose pods are connected in another way; the addresses of both, IPv4 first.
+pub fn run_servers(cluster: &Cluster) -> Result<[Vec<IpAddr>; 2]> {
+    let first = run_server(cluster)?;
+    let (_, pods) = SERVER.split_once("kind: Pod").context("the server's pod")?;
+    let (pod, _) = pods.split_once("---").context("the client's pod")?;
+    let second = format!("apiVersion: v1\nkind: Pod{pod}").replace("name: server,", "name: server-2,").replace("NODE0", "NODE1");
+    apply(cluster, "t", &second)?;
+    Ok([first, pod_addresses(cluster, "t", "server-2")?])
+}
+
 /// New UDP flows, 1,000 a second, until stopped.
 pub struct Running {
     stop: Arc<AtomicBool>,
@@ -287,11 +297,16 @@ pub struct Running {
 impl Running {
     /// Starts sending from an outside client (0 is the one that the server's group knows).
     pub fn start(cluster: &Cluster, client: usize, to: IpAddr) -> Result<Running> {
+        Running::at(1000, cluster, client, to)
+    }
+
+    /// The same with so many flows a second.
+    fn at(rate: u32, cluster: &Cluster, client: usize, to: IpAddr) -> Result<Running> {
         let stop = Arc::new(AtomicBool::new(false));
         let own = cluster.world().clients()[client].both().into_iter().find(|own| own.is_ipv4() == to.is_ipv4()).context("a client")?;
         // What has to be answered may take its time on a busy machine.
         let target = Target::new(to).from(own).within_ms(if client == 0 { 5_000 } else { 1_000 });
-        let stream = Stream { target, port: 7, kind: Kind::Udp, rate: 1000, duration: Duration::from_secs(600) };
+        let stream = Stream { target, port: 7, kind: Kind::Udp, rate, duration: Duration::from_secs(600) };
         let stopping = stop.clone();
         let thread = cluster.world().netns().spawn(move || stream.run(&stopping))?;
         Ok(Running { stop, thread })
@@ -304,13 +319,16 @@ impl Running {
     }
 }
 
-/// 1,000 flows a second that are allowed and as many that are denied, while something is done that takes some seconds.
-pub fn under_streams(cluster: &Cluster, to: IpAddr, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let (allowed, denied) = (Running::start(cluster, 0, to)?, Running::start(cluster, 1, to)?);
+/// 1,000 flows a second that are allowed and as many that are denied, shared by these servers, while something is done that takes some seconds.
+pub fn under_streams(cluster: &Cluster, to: &[IpAddr], work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let rate = 1000 / u32::try_from(to.len())?;
+    let start = |client: usize| to.iter().map(|to| Running::at(rate, cluster, client, *to)).collect::<Result<Vec<Running>>>();
+    let (allowed, denied) = (start(0)?, start(1)?);
     let start = Instant::now();
     let done = work();
     let seconds = start.elapsed().as_secs();
-    let (allowed, denied) = (allowed.stop()?, denied.stop()?);
+    let stop = |streams: Vec<Running>| streams.into_iter().map(Running::stop).collect::<Result<Vec<Report>>>();
+    let (allowed, denied) = (stop(allowed)?, stop(denied)?);
     done?;
-    undisturbed(&allowed, &denied, seconds * 500)
+    allowed.iter().zip(&denied).try_for_each(|(allowed, denied)| undisturbed(allowed, denied, seconds * u64::from(rate) / 2))
 }

@@ -127,7 +127,7 @@ fn server(cluster: &Cluster) -> Result<[IpAddr; 2]> {
 }
 
 fn restarted(cluster: &Cluster) -> Result<()> {
-    under_streams(cluster, server(cluster)?[0], || {
+    under_streams(cluster, &[server(cluster)?[0]], || {
         for workload in ["daemonset/agent", "deployment/operator"] {
             cluster.kubectl(&["rollout", "restart", workload, NAMESPACE])?;
             cluster.kubectl(&["rollout", "status", workload, NAMESPACE, "--timeout=300s"])?;
@@ -137,7 +137,7 @@ fn restarted(cluster: &Cluster) -> Result<()> {
 }
 
 fn upgraded(cluster: &Cluster) -> Result<()> {
-    under_streams(cluster, server(cluster)?[1], || {
+    under_streams(cluster, &[server(cluster)?[1]], || {
         helm(cluster, "upgrade", &[&package(cluster, env!("CARGO_PKG_VERSION"))?])?;
         in_force(cluster, "t")
     })?;
@@ -232,7 +232,7 @@ fn kept(cluster: &Cluster) -> Result<()> {
     helm(cluster, "upgrade", &[&demo::chart(), "--set=uninstall.rules=keep"])?;
     in_force(cluster, "t")?;
     let before = rules(cluster, 0)?;
-    under_streams(cluster, server(cluster)?[1], || {
+    under_streams(cluster, &[server(cluster)?[1]], || {
         helm(cluster, "uninstall", &[])?;
         let left = left(cluster)?;
         ensure!(left.iter().all(|what| what.contains("k8s-sg")), "left behind: {left:#?}");

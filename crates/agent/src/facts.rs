@@ -104,6 +104,12 @@ impl<W> Facts<W> {
         self.planner.looked();
     }
 
+    /// How many member slices are known.
+    #[cfg(test)]
+    pub fn slices(&self) -> usize {
+        self.cluster.slices.all().len()
+    }
+
     /// What should be in force now; `None` as long as a first list is missing, since a table made from half the facts would open what is
     /// closed and close what is open. Asks for the member slices that the plan names by `open`.
     pub fn plan(&mut self, mut open: impl FnMut(Epoch, &BTreeSet<String>) -> W) -> Option<Plan> {

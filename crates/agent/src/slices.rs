@@ -3,11 +3,11 @@
 //! One watch by label selector. When the named set changes a new watch is opened beside the old one, whose facts go on until the new one has
 //! listed. A new watch is never given up for a newer one before it has listed: else a set that keeps changing would never be listed at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use policy::Cluster;
-use policy::index::{Changed, Key, Kind, Object};
+use policy::index::{Changed, Key, Kind, MemberSlice, Object};
 use runtime::watch::Change;
 
 /// Tells the messages of one watch from those of another.
@@ -57,30 +57,42 @@ impl<W> Slices<W> {
         }
     }
 
-    /// Takes a change that the watch of this epoch saw; one of a watch that is closed by now is nothing.
+    /// Takes a change that the watch of this epoch saw; one of a watch that is closed by now is nothing. A watch of very many groups sees the
+    /// slices of others, too: those are as if they were not there.
     pub fn take(&mut self, epoch: Epoch, change: Change, cluster: &mut Cluster) -> Changed {
-        if self.current.as_ref().is_some_and(|current| current.epoch == epoch) {
-            return change.apply_to(cluster);
+        if let Some(current) = self.current.as_ref().filter(|current| current.epoch == epoch) {
+            let is_ours = |slice: &MemberSlice| current.ids.contains(&slice.group_id) || self.wanted.contains(&slice.group_id);
+            return match change {
+                Change::Apply(Object::MemberSlice(name, slice)) if !is_ours(&slice) => cluster.delete(&Key::MemberSlice(name)),
+                Change::Reset(kind, listed) => {
+                    cluster.reset(kind, listed.into_iter().filter(|object| slice_of(object).is_some_and(is_ours)).collect())
+                }
+                change => change.apply_to(cluster),
+            };
         }
         match (&self.pending, change) {
-            (Some(pending), Change::Reset(kind, mut listed)) if pending.epoch == epoch => {
+            (Some(pending), Change::Reset(kind, listed)) if pending.epoch == epoch => {
                 // A group that was named, was not when this watch was opened, and is again: what is known of it stays until the next
-                // watch, which `want` opens, has listed it.
-                let kept: BTreeMap<_, _> = cluster
-                    .slices
-                    .all()
-                    .iter()
-                    .filter(|(_, slice)| self.wanted.contains(&slice.group_id) && !pending.ids.contains(&slice.group_id))
-                    .map(|(name, slice)| (name.clone(), slice.clone()))
-                    .collect();
-                listed.extend(kept.into_iter().map(|(name, slice)| Object::MemberSlice(name, slice)));
+                // watch, which `want` opens, has listed it. What this one has listed is newer.
+                let kept = cluster.slices.all().iter().filter(|(_, slice)| self.wanted.contains(&slice.group_id));
+                let kept = kept.filter(|(_, slice)| !pending.ids.contains(&slice.group_id));
+                let mut slices: Vec<Object> = kept.map(|(name, slice)| Object::MemberSlice(name.clone(), slice.clone())).collect();
+                let is_ours = |slice: &MemberSlice| pending.ids.contains(&slice.group_id) || self.wanted.contains(&slice.group_id);
+                slices.extend(listed.into_iter().filter(|object| slice_of(object).is_some_and(is_ours)));
                 self.current = self.pending.take();
-                let _ = cluster.reset(kind, listed);
+                let _ = cluster.reset(kind, slices);
                 // Also where the facts are the same: a plan may have waited for the list.
                 Changed::Yes
             }
             _ => Changed::No,
         }
+    }
+}
+
+fn slice_of(object: &Object) -> Option<&MemberSlice> {
+    match object {
+        Object::MemberSlice(_, slice) => Some(slice),
+        _ => None,
     }
 }
 

@@ -236,8 +236,8 @@ impl Compiler {
         let id = cluster.groups.get(group).filter(|_| self.named.contains(group)).map(|facts| &facts.id);
         let before = self.compiled.named.get(group);
         if before != id {
-            if let Some(before) = before {
-                self.ids.remove(&id_of(before));
+            if let Some(before) = before.map(id_of).filter(|id| self.ids.get(id) == Some(group)) {
+                self.ids.remove(&before);
             }
             match id {
                 Some(id) => {

@@ -164,10 +164,11 @@ impl Lowering {
         }
         self.members(&differences);
         self.prefix_lists(&differences);
-        self.merged(&differences);
+        let resized = self.resize(&differences);
         self.other_classes(&differences);
         self.endpoints(&differences);
         self.make_room();
+        self.fill(&differences, resized);
         self.ruleset.clone()
     }
 
@@ -215,38 +216,21 @@ impl Lowering {
         }
     }
 
-    /// The maps of several groups or networks.
-    fn merged(&mut self, differences: &Differences) {
-        for peer in &differences.lists {
-            for merge in self.merges_with(peer) {
-                self.remove_maps(&merge);
-                self.new.insert(merge);
-            }
+    /// The maps whose groups have other members now; those of other networks are made anew.
+    fn resize(&mut self, differences: &Differences) -> BTreeSet<Merge> {
+        for merge in differences.lists.iter().flat_map(|list| self.merges_with(list)).collect::<Vec<_>>() {
+            self.remove_maps(&merge);
+            self.new.insert(merge);
         }
-        let concerned: BTreeSet<Merge> =
-            differences.members.keys().flat_map(|group| self.merges_with(&Peer::Group(group.clone()))).collect();
-        for merge in concerned {
-            self.room.resize(&merge, &self.policy);
-            if !self.room.has(&merge) {
-                continue;
-            }
-            let moved = differences.members.iter().filter(|(group, _)| merge.has_group(group));
-            let moved: Vec<IpAddr> = moved.flat_map(|(_, (come, gone))| come.iter().chain(gone)).copied().collect();
-            for family in self.spoken.clone() {
-                let Some(map) = self.ruleset.counter_maps.get_mut(&merge.name(family)) else { continue };
-                for address in moved.iter().filter(|address| Family::of(**address) == family) {
-                    // What stays as it is stays shared.
-                    match merge.counter(*address, &self.policy) {
-                        Some(counter) if map.elements.get(address).is_some_and(|(_, before)| before == counter) => {}
-                        Some(counter) => drop(map.elements.insert(*address, (*address, counter.clone()))),
-                        None => drop(map.elements.remove(address)),
-                    }
-                }
-            }
+        let of_group = |group: &GroupRef| self.merges_with(&Peer::Group(group.clone()));
+        let resized: BTreeSet<Merge> = differences.members.keys().flat_map(of_group).collect();
+        for merge in &resized {
+            self.room.resize(merge, &self.policy);
         }
+        resized
     }
 
-    /// Puts new maps into the table, and those for which there is room again; takes out those for which there is none any more.
+    /// Takes maps out for which there is no room any more, and finds those for which there is again.
     fn make_room(&mut self) {
         let turned = self.room.allot();
         for merge in &turned {
@@ -258,6 +242,32 @@ impl Lowering {
         }
         if !turned.is_empty() {
             self.make_again(|_, piece| turned.iter().any(|merge| piece.merges.contains(merge)));
+        }
+    }
+
+    /// Fills maps, once it is known which there is room for: never more is held than the table shall have.
+    fn fill(&mut self, differences: &Differences, resized: BTreeSet<Merge>) {
+        for merge in resized {
+            if self.new.contains(&merge) || !self.merges.contains(&merge) || !self.room.has(&merge) {
+                continue;
+            }
+            let moved: Vec<IpAddr> =
+                merge.groups_among(&differences.members).flat_map(|(come, gone)| come.iter().chain(gone)).copied().collect();
+            if merge.is_cheaper_anew(moved.len(), &self.policy) {
+                self.new.insert(merge);
+                continue;
+            }
+            for family in self.spoken.clone() {
+                let Some(map) = self.ruleset.counter_maps.get_mut(&merge.name(family)) else { continue };
+                for address in moved.iter().filter(|address| Family::of(**address) == family) {
+                    // What stays as it is stays shared.
+                    match merge.counter(*address, &self.policy) {
+                        Some(counter) if map.elements.get(address).is_some_and(|(_, before)| before == counter) => {}
+                        Some(counter) => drop(map.elements.insert(*address, (*address, counter.clone()))),
+                        None => drop(map.elements.remove(address)),
+                    }
+                }
+            }
         }
         for merge in std::mem::take(&mut self.new) {
             for family in self.spoken.clone() {

@@ -105,9 +105,23 @@ impl Merge {
         groups.chain(lists)
     }
 
-    /// Whether the members of this group are in it.
-    pub(crate) fn has_group(&self, group: &GroupRef) -> bool {
-        matches!(&*self.peers, Peers::Groups(groups) if groups.contains_key(group))
+    /// What is said of its groups.
+    pub(crate) fn groups_among<'a, T>(&'a self, said: &'a BTreeMap<GroupRef, T>) -> impl Iterator<Item = &'a T> {
+        let groups = match &*self.peers {
+            Peers::Groups(groups) => Some(groups),
+            Peers::Nets(_) => None,
+        };
+        let few = said.len() < groups.map_or(0, BTreeMap::len);
+        let by_word =
+            said.iter().filter(move |(group, _)| few && groups.is_some_and(|groups| groups.contains_key(*group))).map(|(_, word)| word);
+        by_word.chain(groups.into_iter().flatten().filter(move |_| !few).filter_map(|(group, _)| said.get(group)))
+    }
+
+    /// Whether it costs less to make the map than to look for the group of each of so many addresses.
+    pub(crate) fn is_cheaper_anew(&self, addresses: usize, policy: &NodePolicy) -> bool {
+        let Peers::Groups(groups) = &*self.peers else { return true };
+        let members = groups.keys().filter_map(|group| policy.members.get(group)).map(|members| members.len()).sum();
+        addresses.saturating_mul(groups.len()) > members
     }
 
     /// The counter of the first of the groups whose member has this address.

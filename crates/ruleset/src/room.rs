@@ -18,6 +18,8 @@ pub(crate) struct Room {
     total: usize,
     /// Something is left out.
     full: bool,
+    /// Something is wanted, or not any more, or of another size since all were looked at.
+    changed: bool,
 }
 
 /// Up by an eighth at most: one member more or fewer hardly ever makes another map give way.
@@ -34,23 +36,30 @@ struct Wanted {
 impl Room {
     /// For so many elements.
     pub(crate) fn of(most: usize) -> Room {
-        Room { most, wanted: BTreeMap::new(), total: 0, full: false }
+        Room { most, wanted: BTreeMap::new(), total: 0, full: false, changed: false }
     }
 
     /// A map is wanted, or holds another number of members than before.
     pub(crate) fn resize(&mut self, merge: &Merge, policy: &NodePolicy) {
         let Peers::Groups(groups) = merge.peers() else { return };
         let size = rounded(groups.keys().filter_map(|group| policy.members.get(group)).map(|members| members.len()).sum());
-        self.total += size;
-        match self.wanted.get_mut(merge) {
-            Some(wanted) => self.total -= std::mem::replace(&mut wanted.size, size),
-            None => drop(self.wanted.insert(merge.clone(), Wanted { size, left_out: false })),
-        }
+        let before = match self.wanted.get_mut(merge) {
+            Some(wanted) => std::mem::replace(&mut wanted.size, size),
+            None => {
+                self.wanted.insert(merge.clone(), Wanted { size, left_out: false });
+                0
+            }
+        };
+        self.total = self.total + size - before;
+        self.changed |= size != before;
     }
 
     /// A map is not wanted any more.
     pub(crate) fn remove(&mut self, merge: &Merge) {
-        self.total -= self.wanted.remove(merge).map_or(0, |wanted| wanted.size);
+        if let Some(wanted) = self.wanted.remove(merge) {
+            self.total -= wanted.size;
+            self.changed = true;
+        }
     }
 
     /// Whether there is room for it. For one that is not wanted yet, there is until all are looked at together.
@@ -62,7 +71,7 @@ impl Room {
     /// take the place of most rules for an element come first.
     pub(crate) fn allot(&mut self) -> Vec<Merge> {
         let was_full = std::mem::replace(&mut self.full, self.total > self.most);
-        if !was_full && !self.full {
+        if !std::mem::take(&mut self.changed) || !was_full && !self.full {
             return Vec::new();
         }
         let cost = |(merge, wanted): &(&Merge, &mut Wanted)| match merge.peers() {

@@ -57,8 +57,8 @@ impl From<&ObjectMeta> for Name {
     }
 }
 
-/// Groups that one request can ask for by their ids, with an address of 12 KiB; 64 KiB is the most that there can be. Who wants more watches all
-/// slices, and leaves out what it did not ask for.
+/// Groups that one request can ask for by their ids, with an address of 12 KiB; 64 KiB is the most that there can be. Who wants more is sent
+/// all slices.
 const MOST_SELECTED: usize = 500;
 
 /// What a watch of one kind says.
@@ -205,7 +205,7 @@ impl<M: Send + 'static> Watches<M> {
     }
 
     /// The member slices of these groups, by their ids (`sg-…`), as facts; of one that is new or changed also when the operator saw what
-    /// made it write. At least one id.
+    /// made it write. At least one id; with very many, the slices of other groups come as well.
     pub fn member_slices_of(&self, ids: &BTreeSet<String>, wrap: impl Fn(Change, Option<Timestamp>) -> M + Send + 'static) -> Watch {
         let config = match ids.len() <= MOST_SELECTED {
             true => {
@@ -214,17 +214,15 @@ impl<M: Send + 'static> Watches<M> {
             }
             false => Config::default(),
         };
-        let ids = ids.clone();
-        let wanted = move |object: &Object| matches!(object, Object::MemberSlice(_, slice) if ids.contains(&slice.group_id));
         let read = |object: DynamicObject| {
             let changed_at = changed_at(&object.metadata);
-            typed::<api::MemberSlice>(object).map(|slice| (Object::member_slice(&slice), Name::from(&slice.metadata), changed_at))
+            typed::<api::MemberSlice>(object).map(|slice| (Object::member_slice(&slice), changed_at))
         };
         self.open("memberslices", self.stored::<api::MemberSlice>(), config, read, move |step| {
             let (step, changed_at) = match step {
-                Step::Reset(listed) => (Step::Reset(listed.into_iter().map(|(object, ..)| object).filter(&wanted).collect()), None),
-                Step::Apply((object, _, changed_at)) if wanted(&object) => (Step::Apply(object), changed_at),
-                Step::Apply((_, name, _)) | Step::Delete(name) => (Step::Delete(name), None),
+                Step::Reset(listed) => (Step::Reset(listed.into_iter().map(|(object, _)| object).collect()), None),
+                Step::Apply((object, changed_at)) => (Step::Apply(object), changed_at),
+                Step::Delete(name) => (Step::Delete(name), None),
             };
             wrap(Change::of(Kind::MemberSlice, step), changed_at)
         })

@@ -133,3 +133,40 @@ fn when_nothing_is_named_any_more_nothing_is_watched_nor_kept() {
     assert_eq!(generations(&node.synced()), [("db".to_string(), 2)], "what was known of web was not kept, since nobody kept it true");
     assert!(!has_member(&mut node, "10.1.0.1"));
 }
+
+/// A watch of very many groups is sent the slices of all.
+#[test]
+fn what_a_watch_says_of_groups_that_nobody_asked_for_is_nothing() {
+    let mut node = node();
+    let others = |addresses: &[&str]| slice("ops", addresses);
+    node.slices(0, Change::Apply(others(&["10.1.0.7"])));
+    assert_eq!(node.facts.slices(), 1);
+    node.slices(0, Change::Reset(Kind::MemberSlice, vec![slice("web", &["10.1.0.1"]), others(&["10.1.0.7"])]));
+    assert_eq!(node.facts.slices(), 1);
+    node.take(apply(db_of(&["web", "app"], 2)));
+    node.synced();
+    node.slices(1, Change::Reset(Kind::MemberSlice, vec![slice("web", &["10.1.0.1"]), slice("app", &[]), others(&["10.1.0.7"])]));
+    assert_eq!(node.facts.slices(), 2);
+
+    // One that is another group's now is no longer ours.
+    let Object::MemberSlice(name, _) = slice("web", &[]) else { panic!("a slice") };
+    let Object::MemberSlice(_, of_ops) = others(&["10.1.0.7"]) else { panic!("a slice") };
+    node.slices(1, Change::Apply(Object::MemberSlice(name, of_ops)));
+    node.synced();
+    assert!(!has_member(&mut node, "10.1.0.1") && !has_member(&mut node, "10.1.0.7"));
+}
+
+#[test]
+fn what_a_watch_says_of_a_group_that_is_named_again_is_heard_and_its_list_is_newer_than_what_was_kept() {
+    let mut node = node();
+    node.take(apply(db_of(&["app"], 2)));
+    node.synced();
+    node.take(apply(db_of(&["web", "app"], 3)));
+    node.synced();
+    node.slices(1, Change::Reset(Kind::MemberSlice, vec![slice("app", &[]), slice("web", &["10.1.0.2"])]));
+    node.synced();
+    assert!(!has_member(&mut node, "10.1.0.1") && has_member(&mut node, "10.1.0.2"));
+    node.slices(1, Change::Apply(slice("web", &["10.1.0.2", "10.1.0.3"])));
+    node.synced();
+    assert!(has_member(&mut node, "10.1.0.2") && has_member(&mut node, "10.1.0.3"));
+}
