@@ -31,6 +31,7 @@ use crate::thread::{Gone, KernelThread};
 pub const FIRST_SYNC: &str = "first sync";
 /// And once the kernel has refused a change until it takes the next.
 const KERNEL: &str = "kernel";
+const SUPPORT: &str = "kernel support";
 
 /// How often the kernel's counters become metrics.
 pub const COUNT: Duration = Duration::from_secs(10);
@@ -89,7 +90,12 @@ impl Agent {
                 }
                 Some(()) = self.foreign.recv() => pace.suspect(Instant::now()),
                 Ok(()) = self.support.changed() => {
-                    self.report.support = self.support.borrow_and_update().clone();
+                    let support = self.support.borrow_and_update().clone();
+                    match support.lacks() {
+                        true => self.readiness.wait(SUPPORT, support.condition().message),
+                        false => self.readiness.done(SUPPORT),
+                    }
+                    self.report.support = support;
                     pace.suspect(Instant::now());
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.sync(&mut pace).await?,

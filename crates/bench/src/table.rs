@@ -59,7 +59,10 @@ pub fn heading() -> String {
 
 impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:75} {:9.2} {:9.2} {:5} {:6.2}", self.name, self.ours, self.baseline, self.unit, self.ratio)?;
+        // Nothing to compare it with.
+        let or_dash = |value: f64| if value.is_nan() { "-".into() } else { format!("{value:.2}") };
+        let (baseline, ratio) = (or_dash(self.baseline), or_dash(self.ratio));
+        write!(f, "{:75} {:9.2} {baseline:>9} {:5} {ratio:>6}", self.name, self.ours, self.unit)?;
         match (self.goal, self.met) {
             (Some(goal), Some(met)) => {
                 write!(f, " {}{goal:5.2} {}", if self.rate { '≥' } else { '≤' }, if met { "met" } else { "short" })
@@ -98,6 +101,7 @@ mod tests {
         assert_eq!([0.9, 1.1, 1.2].map(|ours| met(Line::new("", ours, 1.0, "µs", Some(1.1)))), [true, true, false].map(Some));
         assert_eq!([0.9, 0.95, 1.2].map(|ours| met(Line::rate("", ours, 1.0, "/s", Some(0.95)))), [false, true, true].map(Some));
         assert!(met(Line::new("", 1.0, 1.0, "µs", None)).is_none());
+        assert!(Line::figure("x", 2.0, "MiB").to_string().ends_with(" 2.00         - MiB        -"));
         assert!(Line::rate("x", 98.0, 100.0, "/s", Some(0.95)).to_string().ends_with("98.00    100.00 /s      0.98 ≥ 0.95 met"));
     }
 

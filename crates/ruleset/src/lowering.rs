@@ -35,7 +35,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Bounds { few: 8, peers: 2, most: 65_536 }
+        Bounds { few: 8, peers: 2, most: 131_072 }
     }
 }
 

@@ -186,3 +186,16 @@ fn nft_and_we_say_the_same_of_what_policies_become() {
     });
     result.unwrap_or_else(|failure| panic!("{failure}"));
 }
+
+/// A set without a name is filled once and is the rule's own: every change of it would be another rule.
+#[test]
+fn every_set_has_a_name() {
+    in_namespace(|| {
+        Nftables::open().expect("a netlink socket").commit(&Transaction::replace(&everything())).expect("a legal transaction");
+        let text = list();
+        let chains = text.split("\tchain ").skip(1).flat_map(|chain| chain.lines().skip(1).take_while(|line| line.starts_with("\t\t")));
+        let rules: Vec<&str> = chains.collect();
+        assert!(rules.iter().filter(|rule| rule.contains('@')).count() > 5, "{text}");
+        assert!(rules.iter().all(|rule| !rule.contains('{')), "{text}");
+    });
+}
