@@ -76,6 +76,18 @@ impl Layout {
         Ok(())
     }
 
+    /// Of a layout that is written for nft.
+    pub(crate) fn text(self, policy: &NodePolicy) -> String {
+        match self {
+            Layout::OneRuleAPeer => rival::one_rule_a_peer(policy),
+            Layout::OneList => rival::one_list(policy),
+            Layout::PeerFirst => rival::peer_first(policy),
+            Layout::PortFirst => rival::port_first(policy, ""),
+            Layout::PortFirstIntervals => rival::port_first(policy, "flags interval;"),
+            Layout::Nothing | Layout::Conntrack | Layout::Ours | Layout::InTurn | Layout::Mapped | Layout::KubeRouter => String::new(),
+        }
+    }
+
     pub(crate) fn load(self, node: &Namespace, policy: &NodePolicy) -> Result<()> {
         let text = match self {
             Layout::Nothing => return Ok(()),
@@ -90,11 +102,7 @@ impl Layout {
                 return feed(node, IPTABLES, &[], &rules);
             }
             Layout::Conntrack => rival::CONNTRACK.into(),
-            Layout::OneRuleAPeer => rival::one_rule_a_peer(policy),
-            Layout::OneList => rival::one_list(policy),
-            Layout::PeerFirst => rival::peer_first(policy),
-            Layout::PortFirst => rival::port_first(policy, ""),
-            Layout::PortFirstIntervals => rival::port_first(policy, "flags interval;"),
+            _ => self.text(policy),
         };
         feed(node, "nft", &["-f", "-"], &text)
     }

@@ -133,10 +133,7 @@ impl Node {
                 Ok(took)
             }
             _ => {
-                let text = |policy: &NodePolicy| {
-                    if self.layout == Layout::OneList { rival::one_list(policy) } else { rival::one_rule_a_peer(policy) }
-                };
-                let text = rival::change(&text(from), &text(to));
+                let text = rival::change(&self.layout.text(from), &self.layout.text(to));
                 let started = Instant::now();
                 feed(&self.namespace, "nft", &["-f", "-"], &text)?;
                 Ok(started.elapsed().as_secs_f64() * 1e3)
@@ -148,7 +145,7 @@ impl Node {
 /// All figures: those of the others against ours.
 pub fn measure(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
     layout::check()?;
-    let layouts: Vec<Layout> = [Layout::Ours].into_iter().chain(Layout::NAIVE).collect();
+    let layouts: Vec<Layout> = [Layout::Ours].into_iter().chain(Layout::NAIVE).chain([Layout::PeerFirst, Layout::PortFirst]).collect();
     let mut nodes: Vec<Node> = layouts.iter().enumerate().map(|(number, layout)| Node::new(*layout, number)).collect::<Result<_>>()?;
     let base = policy(None);
     let changed = Change::ALL.map(|change| (change.name(), policy(Some(change))));

@@ -33,7 +33,9 @@ pub fn measure(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
     let groups = [("1 group", 1), ("100 groups", 100), ("1,000 groups", 1_000)];
     flat(&groups.map(|(name, groups)| (name, many_groups(Transport::Udp, groups, 10))), rounds, tell)?;
     let members = [("10 members", 10), ("10,000 members", 10_000), ("100,000 members", 100_000)];
-    flat(&members.map(|(name, members)| (name, many_groups(Transport::Udp, 1, members))), rounds, tell)
+    flat(&members.map(|(name, members)| (name, many_groups(Transport::Udp, 1, members))), rounds, tell)?;
+    let members = [("250 rules on one port, 10,000 members", 40), ("250 rules on one port, 100,000 members", 400)];
+    flat(&members.map(|(name, members)| (name, Worst { same_port: true, members, ..Worst::of(250) }.workload())), rounds, tell)
 }
 
 /// Ours and the rivals against conntrack alone.

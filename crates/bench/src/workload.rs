@@ -7,8 +7,6 @@ use testkit::Scenario;
 
 use crate::road::{Flows, POD};
 
-/// Members of each peer group.
-const MEMBERS: usize = 40;
 /// Groups of a pod at most, as AWS has it.
 const GROUPS: usize = 5;
 /// The one port, where there is one.
@@ -42,12 +40,14 @@ pub struct Worst {
     pub nets: bool,
     /// The senders are pods of this node too, with as many rules for what they may send.
     pub both_ends: bool,
+    /// Of each peer group; 1,000 at most.
+    pub members: usize,
 }
 
 impl Worst {
     /// So many rules of UDP, each with a port of its own.
     pub fn of(rules: usize) -> Worst {
-        Worst { transport: Transport::Udp, rules, same_port: false, nets: false, both_ends: false }
+        Worst { transport: Transport::Udp, rules, same_port: false, nets: false, both_ends: false, members: 40 }
     }
 
     /// The policy and its flows.
@@ -55,7 +55,7 @@ impl Worst {
         let senders: Vec<Ipv4Addr> = (1..=4).map(|last| Ipv4Addr::new(10, 100, 0, last)).collect();
         let last = self.rules - 1;
         let mut scenario = self.groups(Scenario::new(), "ingress", "from");
-        let mut sources = members("ingress", last);
+        let mut sources = members("ingress", last, self.members);
         let mut strangers = vec![STRANGER];
         if self.both_ends {
             scenario = self.groups(scenario, "egress", "to");
@@ -90,8 +90,8 @@ impl Worst {
             let mut rules = Vec::new();
             for &number in numbers {
                 let (port, peers) = (self.port(number), peers(direction, number));
-                scenario =
-                    scenario.members(&peers, &texts(&members(direction, number).iter().map(ToString::to_string).collect::<Vec<_>>()));
+                scenario = scenario
+                    .members(&peers, &texts(&members(direction, number, self.members).iter().map(ToString::to_string).collect::<Vec<_>>()));
                 rules.push(format!("{direction} {} {port} {preposition} sg/{peers}", self.transport));
                 if self.nets {
                     rules.push(format!("{direction} {} {port} {preposition} 172.16.{number}.0/24", self.transport));
@@ -119,10 +119,13 @@ fn peers(direction: &str, number: usize) -> String {
 }
 
 /// Who that group has.
-fn members(direction: &str, number: usize) -> Vec<Ipv4Addr> {
+fn members(direction: &str, number: usize, members: usize) -> Vec<Ipv4Addr> {
     let net = if direction == "ingress" { 1 } else { 51 };
     let octet = |number: usize| u8::try_from(number).unwrap_or_default();
-    (1..=MEMBERS).map(|last| Ipv4Addr::new(10, net + octet(number / 250), octet(number % 250), octet(last))).collect()
+    let address = |member: usize| {
+        Ipv4Addr::new(10, net + octet(number / 250) + octet(10 * (member / 250)), octet(number % 250), octet(1 + member % 250))
+    };
+    (0..members).map(address).collect()
 }
 
 /// So many groups, each of which lets in one peer group of so many members on one port; the measured pod has the last one for itself, the
@@ -185,6 +188,13 @@ mod tests {
                 assert!(all(&less, &flows, Verdict::Drop), "{worst:?} without the last rule of {name}");
             }
         }
+    }
+
+    #[test]
+    fn every_member_has_an_address_of_its_own() {
+        let all: Vec<Ipv4Addr> =
+            ["ingress", "egress"].iter().flat_map(|way| (0..250).flat_map(|number| members(way, number, 1_000))).collect();
+        assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), 2 * 250 * 1_000);
     }
 
     #[test]
