@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use super::fixture::{condition, metric, report, rules, run_server, start, until};
+use super::cases::{Source, hold, udp};
+use super::fixture::{condition, metric, metrics, report, rules, run_server, start, until};
 
 /// Each opens or closes something.
 const EDITS: [&str; 5] = [
@@ -27,7 +28,7 @@ fn persists(report: &Value) -> bool {
 async fn p12_what_hands_do_to_the_table_is_put_right_within_a_second() -> Result<()> {
     let cluster = start("drift").await?;
     tokio::task::block_in_place(|| {
-        run_server(&cluster)?;
+        let server = run_server(&cluster)?;
         let node = cluster.node(0);
         // Where the kernel lets nobody else at the table, there is nothing to put right.
         let guarded = rules(&cluster, 0)?;
@@ -49,6 +50,20 @@ async fn p12_what_hands_do_to_the_table_is_put_right_within_a_second() -> Result
             lines.sort();
             lines
         };
+        // Packets of the server's rules in the kernel.
+        let counted = || -> Result<u64> {
+            let text = node.nft("list counters table inet k8s-sg")?;
+            let ours = text.split("\tcounter ").filter(|counter| counter.starts_with("in/t/server/"));
+            let packets = ours.filter_map(|counter| counter.split_once("packets ")?.1.split_whitespace().next()?.parse::<u64>().ok());
+            Ok(packets.sum())
+        };
+        for _ in 0..5 {
+            hold(&cluster, udp(Source::World(0), &server, 7, true))?;
+        }
+        let allowed = counted()?;
+        ensure!(allowed >= 5, "{allowed} packets were counted");
+        let read = || metrics(&cluster, 0, "securitygroups_agent_rule_allowed_packets_total{");
+        until("the agent has read them", || Ok(read()?.iter().map(|(_, packets)| packets).sum::<u64>() >= allowed))?;
         let repairs = || -> Result<u64> { Ok(metric(&cluster, 0, "securitygroups_agent_repairs_total ")?.parse()?) };
         let (wanted, before) = (ruleset(), repairs()?);
         ensure!(condition(&report(&cluster, 0)?, "RulesetIntact").0 == "True", "{}", report(&cluster, 0)?);
@@ -66,6 +81,7 @@ async fn p12_what_hands_do_to_the_table_is_put_right_within_a_second() -> Result
         }
         println!("{} edits by hand, each put right within {} ms", EDITS.len(), slowest.as_millis());
         ensure!(slowest < Duration::from_secs(1), "put right only after {slowest:?}");
+        ensure!(counted()? >= allowed, "what was counted goes on in a table that was made anew: {} of {allowed}", counted()?);
         until("each repair is counted, once", || Ok(repairs()? == before + EDITS.len() as u64))?;
         until("the node says so", || Ok(condition(&report(&cluster, 0)?, "RulesetIntact") == ("False".into(), "RulesetRepaired".into())))?;
         // Where people look; one event for them all.

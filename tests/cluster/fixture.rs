@@ -218,6 +218,13 @@ pub fn metric(cluster: &Cluster, node: usize, name: &str) -> Result<String> {
     Ok(line.trim().to_owned())
 }
 
+/// All lines of a metric of the agent of a node: labels and count.
+pub fn metrics(cluster: &Cluster, node: usize, name: &str) -> Result<Vec<(String, u64)>> {
+    let page = page(cluster, node, SocketAddr::from(([127, 0, 0, 1], 9650)), "/metrics")?;
+    let lines = page.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+    lines.map(|(labels, count)| Ok((labels.to_owned(), count.parse()?))).collect()
+}
+
 /// CLOCK_MONOTONIC, as streams note it, in µs.
 pub fn now_us() -> Result<u64> {
     let now = Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?);
