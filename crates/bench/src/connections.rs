@@ -16,13 +16,23 @@ const CONNECTIONS: usize = 4_000;
 /// Pieces of one measurement.
 const PIECES: usize = 2_000;
 
+/// The one that all layouts are measured with.
+const WORST: Worst = Worst { transport: Transport::Tcp, same_port: true, ..Worst::of(250) };
+/// And those that ours is.
+const OTHERS: [(&str, Worst); 4] = [
+    ("ports differ", Worst { same_port: false, ..WORST }),
+    ("250 CIDRs too", Worst { nets: true, ..WORST }),
+    ("both ends", Worst { both_ends: true, ..WORST }),
+    ("250 CIDRs too, both ends", Worst { nets: true, both_ends: true, ..WORST }),
+];
+
 /// A layout, what it enforces, and what to say of that.
 type Case<'a> = (Layout, &'a Workload, &'a str);
 
 /// All figures.
 pub fn measure(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
     let [one, hundred, thousand] = [1, 100, 1_000].map(|groups| many_groups(Transport::Tcp, groups, 10));
-    let worst = Worst { transport: Transport::Tcp, same_port: true, ..Worst::of(250) }.workload();
+    let worst = WORST.workload();
     let mut cases = vec![(Layout::Conntrack, &one, ""), (Layout::Nothing, &one, "")];
     cases.extend([
         (Layout::Ours, &one, "1 group: "),
@@ -30,8 +40,13 @@ pub fn measure(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
         (Layout::Ours, &thousand, "1,000 groups: "),
     ]);
     cases.extend(Layout::NAIVE.map(|layout| (layout, &thousand, "1,000 groups: ")));
+    let members = [10_000, 100_000].map(|members| many_groups(Transport::Tcp, 1, members));
+    cases.extend(members.iter().zip(["10,000 members: ", "100,000 members: "]).map(|(workload, name)| (Layout::Ours, workload, name)));
     cases.push((Layout::Ours, &worst, "worst of 250 rules: "));
     cases.extend(Layout::NAIVE.map(|layout| (layout, &worst, "worst of 250 rules: ")));
+    let others: Vec<(String, Workload)> =
+        OTHERS.iter().map(|(name, other)| (format!("worst of 250 rules, {name}: "), other.workload())).collect();
+    cases.extend(others.iter().map(|(name, workload)| (Layout::Ours, workload, name.as_str())));
 
     let rates = interleaved(&cases, rounds, |stream, workload| stream.connections(&workload.flows.sources, CONNECTIONS))?;
     lines("TCP connect–request–close", &cases, &rates, "/s", 0.95).for_each(&mut *tell);

@@ -46,7 +46,7 @@ pub struct Worst {
 
 impl Worst {
     /// So many rules of UDP, each with a port of its own.
-    pub fn of(rules: usize) -> Worst {
+    pub const fn of(rules: usize) -> Worst {
         Worst { transport: Transport::Udp, rules, same_port: false, nets: false, both_ends: false, members: 40 }
     }
 
