@@ -77,6 +77,7 @@ impl Agent {
         let mut count = interval(COUNT);
         count.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pulse = Heartbeat::pulse();
+        self.supported();
         loop {
             self.heartbeat.beat();
             let due = pace.due();
@@ -90,12 +91,7 @@ impl Agent {
                 }
                 Some(()) = self.foreign.recv() => pace.suspect(Instant::now()),
                 Ok(()) = self.support.changed() => {
-                    let support = self.support.borrow_and_update().clone();
-                    match support.lacks() {
-                        true => self.readiness.wait(SUPPORT, support.condition().message),
-                        false => self.readiness.done(SUPPORT),
-                    }
-                    self.report.support = support;
+                    self.supported();
                     pace.suspect(Instant::now());
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.sync(&mut pace).await?,
@@ -125,6 +121,16 @@ impl Agent {
         if self.facts.take(message) == Changed::Yes {
             pace.changed(Instant::now(), age);
         }
+    }
+
+    /// Notes what the kernel takes; an agent on one that lacks something is not ready.
+    fn supported(&mut self) {
+        let support = self.support.borrow_and_update().clone();
+        match support.lacks() {
+            true => self.readiness.wait(SUPPORT, support.condition().message),
+            false => self.readiness.done(SUPPORT),
+        }
+        self.report.support = support;
     }
 
     /// Notes where packets pass beside the rules, and says so when that changes.
