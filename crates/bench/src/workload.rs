@@ -75,7 +75,8 @@ impl Worst {
     }
 
     fn port(self, number: usize) -> u16 {
-        if self.same_port { PORT } else { 1_000 + u16::try_from(number).unwrap_or_default() }
+        let is_last = number + 1 == self.rules;
+        if self.same_port || is_last { PORT } else { 1_000 + u16::try_from(number).unwrap_or_default() }
     }
 
     /// The groups of one direction.

@@ -19,36 +19,38 @@
 //!
 //! ```text
 //!                        ports differ   one port   and 250 networks
-//! this one                       1.19       1.19               1.18
-//! peer first                     1.32       1.37               7.44
-//! port first                     1.23      10.71              14.82
-//! port first, intervals          1.35      10.56              15.01
-//! one rule a peer                4.59      13.60              21.20
+//! this one                       1.20       1.21               1.22
+//! peer first                     1.33       1.35               7.68
+//! port first                     1.24      10.95              15.46
+//! port first, intervals          1.40      10.97              15.45
+//! one rule a peer                4.70      14.09              22.02
 //! ```
-//! The last of few rules in turn and by maps (another run):
+//! The last of few rules in turn and by maps, in the same run:
 //!
 //! ```text
 //! rules                             1      2      3      4      5      8
-//! one port, in turn              1.18   1.25   1.25   1.40   1.41   1.65
-//! one port, by maps              1.23   1.22   1.20   1.24   1.20   1.27
-//! ports differ, in turn          1.18   1.17   1.20   1.23   1.21   1.30
-//! ports differ, by maps          1.22   1.19   1.20   1.21   1.20   1.24
+//! one port, in turn              1.17   1.24   1.28   1.38   1.42   1.60
+//! one port, by maps              1.21   1.22   1.19   1.21   1.21   1.22
+//! ports differ, in turn          1.17   1.19   1.21   1.19   1.23   1.31
+//! ports differ, by maps          1.21   1.23   1.20   1.21   1.22   1.22
 //! ```
 //! So few rules stand in turn, but for groups that may the same.
 //!
 //! And on commits, by `tests/bench commits`: milliseconds where 20 pods are in 5 groups each of 50 rules (5,000 rules, 10,000 members); ours in
-//! the agent, the others by the programs that load them, their start (1.7 ms) included (the same system, one run):
+//! the agent, the others by the programs that load them, their start (2.0 ms) included (the same system, one run):
 //!
 //! ```text
 //!                        full load   a member joins   a rule goes   a pod comes
-//! this one                     176             1.4           3.0           2.4
-//! one rule a peer              112             3.3            17           4.3
-//! one list                     123             2.9           116           8.8
-//! iptables + ipset           2,046             2.5           578           577
+//! this one                     231             1.3           3.2           1.6
+//! peer first                   456              14            21            14
+//! port first                   128             9.3            25            10
+//! one rule a peer              112             3.2            24           4.0
+//! one list                     126             2.9           121           9.7
+//! iptables + ipset           2,054             2.6           583           577
 //! ```
 //! A map for each list of rules is what counting each rule costs: the same peers on another port stand in another map.
 //!
-//! With maps that begin with the peer's address, a change of one member makes the kernel check every verdict of the table again.
+//! With maps that begin with the peer's address, a change of one member is one of a verdict map: the kernel checks every verdict of the table again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
