@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use policy::Cluster;
-use policy::index::{Changed, Key, Kind, MemberSlice, Object};
+use policy::index::{Changed, Key, Kind, Object};
 use runtime::watch::Change;
 
 /// Tells the messages of one watch from those of another.
@@ -61,11 +61,18 @@ impl<W> Slices<W> {
     /// slices of others, too: those are as if they were not there.
     pub fn take(&mut self, epoch: Epoch, change: Change, cluster: &mut Cluster) -> Changed {
         if let Some(current) = self.current.as_ref().filter(|current| current.epoch == epoch) {
-            let is_ours = |slice: &MemberSlice| current.ids.contains(&slice.group_id) || self.wanted.contains(&slice.group_id);
             return match change {
-                Change::Apply(Object::MemberSlice(name, slice)) if !is_ours(&slice) => cluster.delete(&Key::MemberSlice(name)),
-                Change::Reset(kind, listed) => {
-                    cluster.reset(kind, listed.into_iter().filter(|object| slice_of(object).is_some_and(is_ours)).collect())
+                Change::Apply(Object::MemberSlice(name, slice)) if !current.ids.contains(&slice.group_id) => {
+                    // One alone does not tell of a group that has not been listed, though it be the head; of one that was kept it does.
+                    let is_known = self.wanted.contains(&slice.group_id) && cluster.slices.of(&name.0, &slice.group_id).is_some();
+                    match is_known {
+                        true => cluster.apply(Object::MemberSlice(name, slice)),
+                        false => cluster.delete(&Key::MemberSlice(name)),
+                    }
+                }
+                Change::Reset(kind, mut listed) => {
+                    listed.retain(|object| self.is_wanted(current, object));
+                    cluster.reset(kind, listed)
                 }
                 change => change.apply_to(cluster),
             };
@@ -77,8 +84,7 @@ impl<W> Slices<W> {
                 let kept = cluster.slices.all().iter().filter(|(_, slice)| self.wanted.contains(&slice.group_id));
                 let kept = kept.filter(|(_, slice)| !pending.ids.contains(&slice.group_id));
                 let mut slices: Vec<Object> = kept.map(|(name, slice)| Object::MemberSlice(name.clone(), slice.clone())).collect();
-                let is_ours = |slice: &MemberSlice| pending.ids.contains(&slice.group_id) || self.wanted.contains(&slice.group_id);
-                slices.extend(listed.into_iter().filter(|object| slice_of(object).is_some_and(is_ours)));
+                slices.extend(listed.into_iter().filter(|object| self.is_wanted(pending, object)));
                 self.current = self.pending.take();
                 let _ = cluster.reset(kind, slices);
                 // Also where the facts are the same: a plan may have waited for the list.
@@ -87,12 +93,11 @@ impl<W> Slices<W> {
             _ => Changed::No,
         }
     }
-}
 
-fn slice_of(object: &Object) -> Option<&MemberSlice> {
-    match object {
-        Object::MemberSlice(_, slice) => Some(slice),
-        _ => None,
+    /// Whether a slice is of a group that this watch was opened for, or that is wanted by now.
+    fn is_wanted(&self, watch: &Opened<W>, object: &Object) -> bool {
+        let Object::MemberSlice(_, slice) = object else { return false };
+        watch.ids.contains(&slice.group_id) || self.wanted.contains(&slice.group_id)
     }
 }
 

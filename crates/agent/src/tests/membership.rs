@@ -170,3 +170,15 @@ fn what_a_watch_says_of_a_group_that_is_named_again_is_heard_and_its_list_is_new
     node.synced();
     assert!(has_member(&mut node, "10.1.0.2") && has_member(&mut node, "10.1.0.3"));
 }
+
+/// A watch of very many groups sees the head of one that has just been named before anything else of it is known.
+#[test]
+fn the_head_alone_does_not_tell_that_a_group_has_been_seen_as_a_whole() {
+    let mut node = node();
+    node.take(apply(db_of(&["web", "app"], 2)));
+    node.synced();
+    node.slices(0, Change::Apply(slice("app", &["10.1.0.9"])));
+    assert_eq!(generations(&node.synced()), [("db".to_string(), 1)], "the rest of app has not been listed");
+    node.slices(1, Change::Reset(Kind::MemberSlice, vec![slice("web", &["10.1.0.1"]), slice("app", &["10.1.0.9"])]));
+    assert_eq!(generations(&node.synced()), [("db".to_string(), 2)]);
+}
