@@ -11,7 +11,9 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 use super::cases::{Source, hold, udp};
-use super::fixture::{condition, group, in_force, in_turn, pod, pod_addresses, rules, run_servers, start, under_streams, until};
+use super::fixture::{
+    both_rules, condition, group, in_force, in_turn, pod, pod_addresses, rules, run_servers, start, under_streams, until,
+};
 
 /// For how many seconds the API server is away: five minutes, unless one is in a hurry.
 const AWAY: &str = "AWAY_SECONDS";
@@ -84,15 +86,14 @@ fn sorted_rules(cluster: &Cluster) -> Result<Vec<String>> {
 /// The agent restarts meanwhile, and has nobody to ask.
 fn api_server_away(cluster: &Cluster) -> Result<()> {
     let away = Duration::from_secs(std::env::var(AWAY).map_or(Ok(300), |text| text.parse()).context(AWAY)?);
-    let both = || -> Result<[Vec<String>; 2]> { Ok([rules(cluster, 0)?, rules(cluster, 1)?]) };
-    let before = both()?;
+    let before = both_rules(cluster)?;
     under_streams(cluster, &servers(cluster, 0)?, || {
         let running = || [0, 1].map(|node| cluster.node(node).processes("agent"));
         let agents = running();
         cluster.kill_api_server()?;
         std::thread::sleep(away / 2);
         ensure!(agents.iter().all(|agents| agents.len() == 1) && running() == agents, "the agents stay up");
-        ensure!(both()? == before, "the rules are what they were");
+        ensure!(both_rules(cluster)? == before, "the rules are what they were");
         for node in cluster.nodes() {
             node.kill("agent");
         }
@@ -100,7 +101,7 @@ fn api_server_away(cluster: &Cluster) -> Result<()> {
         for (old, new) in agents.iter().zip(running()) {
             ensure!(new.len() == 1 && new != *old, "kubelet has started another agent");
         }
-        ensure!(both()? == before, "the rules are what they were, though the agents know nothing");
+        ensure!(both_rules(cluster)? == before, "the rules are what they were, though the agents know nothing");
         Handle::current().block_on(cluster.start_api_server())
     })?;
     follows(cluster, "after-away", 1001)

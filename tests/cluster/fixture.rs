@@ -187,6 +187,11 @@ pub fn rules(cluster: &Cluster, node: usize) -> Result<Vec<String>> {
     Ok(text.lines().skip(1).filter(|line| !line.starts_with("\tflags")).map(str::to_owned).collect())
 }
 
+/// The same of both nodes.
+pub fn both_rules(cluster: &Cluster) -> Result<[Vec<String>; 2]> {
+    Ok([rules(cluster, 0)?, rules(cluster, 1)?])
+}
+
 /// Fails where a node has a table of ours.
 pub fn without_tables(cluster: &Cluster) -> Result<()> {
     for node in cluster.nodes() {

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use lab::Cluster;
 use tokio::runtime::Handle;
 
-use super::fixture::{rules, run_servers, running, start, under_streams, until};
+use super::fixture::{both_rules, run_servers, running, start, under_streams, until};
 
 /// Another group is made, attached and in force: whoever was killed works again.
 fn works_again(cluster: &Cluster, round: &str) -> Result<()> {
@@ -35,18 +35,17 @@ async fn s41_p07_p45_whoever_is_killed_no_verdict_changes() -> Result<()> {
     tokio::task::block_in_place(|| {
         let servers = run_servers(&cluster)?;
         let of_family = |index: usize| servers.each_ref().map(|addresses| addresses[index]);
-        let rulesets = || -> Result<[Vec<String>; 2]> { Ok([rules(&cluster, 0)?, rules(&cluster, 1)?]) };
         let agents =
             || -> BTreeSet<i32> { cluster.nodes().iter().flat_map(|node| node.processes("agent")).map(|process| process.pid).collect() };
         under_streams(&cluster, &of_family(0), || {
             // More than once, so that kubelet makes them wait and they are gone for a while.
             for _ in 0..2 {
-                let (before, old) = (rulesets()?, agents());
+                let (before, old) = (both_rules(&cluster)?, agents());
                 for node in cluster.nodes() {
                     ensure!(node.kill("agent") == 1, "one agent a node");
                 }
                 until("they are gone", || Ok(agents().is_disjoint(&old)))?;
-                ensure!(rulesets()? == before, "the rules are what they were while they are gone");
+                ensure!(both_rules(&cluster)? == before, "the rules are what they were while they are gone");
                 for node in 0..2 {
                     running(&cluster, node, "agent", true)?;
                 }

@@ -253,7 +253,7 @@ impl Lowering {
             }
             let moved: Vec<IpAddr> =
                 merge.groups_among(&differences.members).flat_map(|(come, gone)| come.iter().chain(gone)).copied().collect();
-            if merge.is_cheaper_anew(moved.len(), &self.policy) {
+            if merge.is_cheaper_anew(self.room.size(&merge), moved.len()) {
                 self.new.insert(merge);
                 continue;
             }

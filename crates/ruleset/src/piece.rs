@@ -117,11 +117,9 @@ impl Merge {
         by_word.chain(groups.into_iter().flatten().filter(move |_| !few).filter_map(|(group, _)| said.get(group)))
     }
 
-    /// Whether it costs less to make the map than to look for the group of each of so many addresses.
-    pub(crate) fn is_cheaper_anew(&self, addresses: usize, policy: &NodePolicy) -> bool {
-        let Peers::Groups(groups) = &*self.peers else { return true };
-        let members = groups.keys().filter_map(|group| policy.members.get(group)).map(|members| members.len()).sum();
-        addresses.saturating_mul(groups.len()) > members
+    /// Whether it costs less to make the map, which holds so many members, than to look for the group of each of so many addresses.
+    pub(crate) fn is_cheaper_anew(&self, members: usize, addresses: usize) -> bool {
+        matches!(&*self.peers, Peers::Groups(groups) if addresses.saturating_mul(groups.len()) > members)
     }
 
     /// The counter of the first of the groups whose member has this address.

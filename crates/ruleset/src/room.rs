@@ -62,6 +62,11 @@ impl Room {
         }
     }
 
+    /// How many elements it may take, a few more than it holds.
+    pub(crate) fn size(&self, merge: &Merge) -> usize {
+        self.wanted.get(merge).map_or(0, |wanted| wanted.size)
+    }
+
     /// Whether there is room for it. For one that is not wanted yet, there is until all are looked at together.
     pub(crate) fn has(&self, merge: &Merge) -> bool {
         !self.wanted.get(merge).is_some_and(|wanted| wanted.left_out)
