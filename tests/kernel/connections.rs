@@ -97,6 +97,33 @@ fn s32_reject_is_answered_at_once() -> Result<()> {
     })
 }
 
+/// While the kernel takes no chains for a pod, new connections meet silence, and open ones go on.
+#[test]
+fn a_closed_pod_is_silent_until_it_is_open_again() -> Result<()> {
+    on_each(|topology| {
+        let rules = ["ingress tcp 7 from 0.0.0.0/0", "ingress tcp 7 from ::/0", "egress tcp 7 to 0.0.0.0/0", "egress tcp 7 to ::/0"];
+        let open = || Scenario::new().group("shop/web", &rules).pod("shop/p0", &World::PODS[0], &["shop/web"]);
+        topology.enforce(&open().policy())?;
+        let target = Target::new(address("10.0.0.1")).within_ms(400);
+        let held = topology.elsewhere.spawn(move || tcp::hold(&target, 7, Duration::from_secs(4), Duration::from_millis(50)))?;
+        std::thread::sleep(Duration::from_millis(500));
+        let ways = [("192.0.2.7", "10.0.0.1"), ("2001:db8::7", "fd00::1"), ("10.0.0.1", "192.0.2.7"), ("fd00::1", "fd00::fe")];
+        topology.enforce(&open().rejecting().closed().policy())?;
+        for (from, to) in ways {
+            let outcome = connect(topology, from, to)?;
+            ensure!(outcome.error == Some(Failure::Timeout), "{from} to {to}: {outcome:?}");
+        }
+        topology.enforce(&open().policy())?;
+        for (from, to) in ways {
+            let outcome = connect(topology, from, to)?;
+            ensure!(outcome.ok, "{from} to {to}: {outcome:?}");
+        }
+        let held = held.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        ensure!(held.ok && held.exchanged > 20, "S34: {held:?}");
+        Ok(())
+    })
+}
+
 #[test]
 fn s34_an_open_connection_goes_on_when_its_rule_goes() -> Result<()> {
     on_each(|topology| {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use api::ReportedProblem;
 use policy::model::{GroupRef, GroupRules, NodePolicy};
+use policy::{AttachmentRef, Resolution};
 use ruleset::Part;
 
 use crate::plan::{Plan, name_of};
@@ -60,6 +61,9 @@ impl HeldBack {
         for part in self.parts() {
             part.take_from(&self.in_force, &mut policy);
         }
+        if self.parts().next().is_some() {
+            policy.forget_unnamed();
+        }
         policy
     }
 
@@ -67,14 +71,15 @@ impl HeldBack {
         self.refused.keys().chain(&self.suspects)
     }
 
-    /// A plan for this policy does not claim to have in force what is held back, and says why.
-    pub fn tell(&self, wanted: &NodePolicy, plan: &mut Plan) {
+    /// A plan for a policy in place of the wanted one does not claim to have in force what is held back, and says why.
+    pub fn tell(&self, policy: &NodePolicy, wanted: &NodePolicy, resolution: &Resolution, plan: &mut Plan) {
         for part in self.parts() {
             plan.held_back = true;
             let concerned = |(group, rules): &(&GroupRef, &Arc<GroupRules>)| match part {
                 Part::Rules(refused) => *group == refused,
                 Part::Members(named) => rules.groups().any(|group| group == named),
                 Part::PrefixList(named) => rules.prefix_lists().any(|list| list == named),
+                Part::Endpoint(pod) => wanted.endpoints.get(pod).is_some_and(|endpoint| endpoint.groups.contains(*group)),
             };
             let groups: BTreeSet<GroupRef> = wanted.groups.iter().filter(concerned).map(|(group, _)| group.clone()).collect();
             let scope = Arc::make_mut(&mut plan.scope);
@@ -82,8 +87,15 @@ impl HeldBack {
                 // Not even as they were.
                 scope.groups.retain(|applied| !groups.contains(&name_of(applied)));
             }
-            if let Part::PrefixList(list) = part {
-                scope.prefix_lists.retain(|applied| (&applied.namespace, &applied.name) != (&list.namespace, &list.name));
+            match part {
+                Part::PrefixList(list) => {
+                    scope.prefix_lists.retain(|applied| (&applied.namespace, &applied.name) != (&list.namespace, &list.name));
+                }
+                Part::Endpoint(pod) => scope.attachments.retain(|applied| {
+                    let attachment = AttachmentRef { namespace: applied.namespace.clone(), name: applied.name.clone() };
+                    !resolution.attached.get(&attachment).is_some_and(|pods| pods.contains(pod))
+                }),
+                Part::Rules(_) | Part::Members(_) => {}
             }
             plan.incomplete.extend(groups);
         }
@@ -92,7 +104,7 @@ impl HeldBack {
                 object: part.to_string(),
                 rule: String::new(),
                 reason: "RefusedByKernel".into(),
-                message: format!("{} as before, for the kernel does not take what is new: {}", part.what(), refusal.message),
+                message: format!("{}, for the kernel does not take what is new: {}", part.what(policy), refusal.message),
             });
         }
     }
@@ -108,6 +120,8 @@ impl HeldBack {
             }),
             Part::Members(group) => before.members.contains_key(group),
             Part::PrefixList(list) => before.prefix_lists.contains_key(list),
+            // It is in other groups than it should be.
+            Part::Endpoint(_) => false,
         }
     }
 
@@ -130,12 +144,17 @@ impl HeldBack {
     }
 
     /// This policy was refused because of one of these parts, or of nobody knows what where there are none. Whether the next one is another:
-    /// what is as it was already is no help.
+    /// what is as it was already is no help, so it is because of what has a use for that.
     pub fn add(&mut self, blamed: BTreeSet<Part>, policy: &NodePolicy, message: &str) -> bool {
         let tried = std::mem::take(&mut self.tried);
         let is_free =
             |part: &Part| !self.refused.contains_key(part) && !self.suspects.contains(part) && !part.is_same(policy, &self.in_force);
-        let blamed: BTreeSet<Part> = blamed.into_iter().filter(is_free).collect();
+        let (mut blamed, mut no_help) = (blamed, BTreeSet::new());
+        while !blamed.is_empty() && !blamed.iter().any(is_free) {
+            let users = blamed.iter().flat_map(|part| part.users(policy)).collect();
+            no_help.append(&mut std::mem::replace(&mut blamed, users));
+        }
+        blamed.retain(is_free);
         let named = !blamed.is_empty();
         let mut parts = match (named, tried.is_empty()) {
             (true, _) => blamed,
@@ -149,6 +168,9 @@ impl HeldBack {
                 Part::that_differ(policy, &self.in_force).into_iter().filter(is_free).collect()
             }
         };
+        if named {
+            self.refused.retain(|part, _| !no_help.contains(part));
+        }
         self.suspects.extend(tried.into_iter().filter(|part| !parts.contains(part)));
         self.lot = (parts.len() / 2).max(1);
         if parts.len() > 1 {

@@ -110,7 +110,7 @@ impl Planner {
             held_back: false,
             scope: self.scope.clone(),
         };
-        self.held_back.tell(&wanted, &mut plan);
+        self.held_back.tell(&self.policy, &wanted, self.compiler.resolution(), &mut plan);
         plan
     }
 

@@ -96,7 +96,7 @@ struct Flaky {
     inner: FakeKernel,
     refuse: usize,
     unreadable: usize,
-    /// It refuses steps that say this.
+    /// It refuses steps that say this, a line each.
     dislikes: String,
     /// And whole transactions, without a word of steps, where one says this.
     dreads: String,
@@ -130,10 +130,11 @@ impl Kernel for Flaky {
             self.refuse -= 1;
             return Err(Says::NoMemory);
         }
-        if let Some(step) = transaction.ops.iter().position(|op| op.to_string().contains(&self.dislikes) && !self.dislikes.is_empty()) {
+        let says = |words: &String| transaction.ops.iter().position(|op| !words.is_empty() && format!("{op}\n").contains(words));
+        if let Some(step) = says(&self.dislikes) {
             return Err(Says::Step(step));
         }
-        if !self.dreads.is_empty() && transaction.ops.iter().any(|op| op.to_string().contains(&self.dreads)) {
+        if says(&self.dreads).is_some() {
             return Err(Says::NoMemory);
         }
         self.inner.commit(transaction).expect("what the loop sends is legal");
@@ -265,6 +266,12 @@ impl Node {
     /// A sync that must succeed.
     fn synced(&mut self) -> NodeReportStatus {
         self.sync().expect("the first lists are in").expect("the kernel takes it")
+    }
+
+    /// Syncs until there is nothing more to be found out.
+    fn settled(&mut self) -> NodeReportStatus {
+        let mut tries = (0..50).map(|_| self.sync().expect("the first lists are in").map(|status| (status, self.searching)));
+        tries.find_map(|tried| tried.ok().filter(|(_, searching)| !searching)).expect("it does not end").0
     }
 
     fn table(&mut self) -> Option<Ruleset> {

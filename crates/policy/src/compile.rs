@@ -151,6 +151,11 @@ impl Compiler {
         }
     }
 
+    /// Who is in which group, by the facts that were followed last.
+    pub fn resolution(&self) -> &Resolution {
+        self.resolver.resolution()
+    }
+
     /// What is in force by these facts. The first time anything has changed.
     pub fn follow(&mut self, cluster: &Cluster, since: Since) -> &Compiled {
         let mut resolver = std::mem::take(&mut self.resolver);
@@ -351,6 +356,7 @@ fn endpoint(cluster: &Cluster, membership: &Membership) -> Endpoint {
         addresses: membership.addresses.clone(),
         groups: membership.groups.clone(),
         on_deny: if all_reject { OnDeny::Reject } else { OnDeny::Drop },
+        closed: false,
     }
 }
 

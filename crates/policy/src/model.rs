@@ -242,6 +242,17 @@ impl NodePolicy {
         self.groups.values().flat_map(|rules| rules.groups()).cloned().collect()
     }
 
+    /// Leaves out the members and entries that no rule names.
+    pub fn forget_unnamed(&mut self) {
+        let (groups, lists) = (self.named(), self.named_lists());
+        for group in self.members.keys().filter(|group| !groups.contains(*group)).cloned().collect::<Vec<_>>() {
+            self.members.remove(&group);
+        }
+        for list in self.prefix_lists.keys().filter(|list| !lists.contains(*list)).cloned().collect::<Vec<_>>() {
+            self.prefix_lists.remove(&list);
+        }
+    }
+
     /// Every prefix list that some rule names, whether it exists or not.
     pub fn named_lists(&self) -> BTreeSet<PrefixListRef> {
         self.groups.values().flat_map(|rules| rules.prefix_lists()).cloned().collect()
@@ -257,6 +268,8 @@ pub struct Endpoint {
     pub groups: BTreeSet<GroupRef>,
     /// How what it is denied is answered (S32): Reject only when all its groups say so and none is missing.
     pub on_deny: OnDeny,
+    /// The kernel takes no chain of its own for it: whatever its groups allow is dropped, and what it sends to itself.
+    pub closed: bool,
 }
 
 /// The rules of groups.

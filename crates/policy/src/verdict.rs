@@ -42,6 +42,9 @@ fn judge(policy: &NodePolicy, direction: Direction, packet: &Packet) -> Verdict 
     if exempt(policy, endpoint, far, packet) {
         return Verdict::Allow;
     }
+    if endpoint.closed {
+        return Verdict::Drop;
+    }
     let denied = match endpoint.on_deny {
         OnDeny::Drop => Verdict::Drop,
         OnDeny::Reject => Verdict::Reject,
@@ -66,7 +69,7 @@ fn exempt(policy: &NodePolicy, endpoint: &Endpoint, far: IpAddr, packet: &Packet
     let dhcp = |source, destination| matches!((source, destination), (68, 67) | (67, 68) | (546, 547) | (547, 546));
     policy.exempt.iter().any(|exemption| match (exemption, packet.payload) {
         // A pod to itself through a Service.
-        (Exemption::Hairpin, _) => endpoint.addresses.contains(&far),
+        (Exemption::Hairpin, _) => !endpoint.closed && endpoint.addresses.contains(&far),
         (Exemption::NeighbourDiscovery, Payload::Icmp { kind: 133..=136, .. }) => family(packet) == Family::V6,
         (Exemption::ListenerDiscovery, Payload::Icmp { kind: 130..=132 | 143, .. }) => family(packet) == Family::V6,
         (Exemption::Dhcp, Payload::Transport { protocol: Transport::Udp, source, destination }) => dhcp(source, destination),

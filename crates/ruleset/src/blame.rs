@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use policy::model::{Direction, GroupRef, GroupRules, NodePolicy, Peer, PrefixListRef};
+use policy::model::{Direction, Endpoint, GroupRef, GroupRules, NodePolicy, Peer, PodRef, PrefixListRef};
 
-use crate::lower::{FAMILIES, members_name, prefixes_name, rule_counter};
+use crate::lower::{FAMILIES, group_denied_counter, members_name, own_chain, prefixes_name, rule_counter};
 use crate::lowering::Lowering;
 use crate::piece::{Merge, Peers, Piece};
 use crate::{Op, Rule};
 
-/// A part of the policy that can stay as it was while everything else goes on: it only ever allows.
+/// A part of the policy that can stay as it was while everything else goes on, and nothing opens.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// The rules of a group.
@@ -22,6 +22,8 @@ pub enum Part {
     Members(GroupRef),
     /// The entries of a prefix list.
     PrefixList(PrefixListRef),
+    /// What judges an endpoint.
+    Endpoint(PodRef),
 }
 
 impl fmt::Display for Part {
@@ -29,17 +31,22 @@ impl fmt::Display for Part {
         match self {
             Part::Rules(group) | Part::Members(group) => write!(f, "SecurityGroup {group}"),
             Part::PrefixList(list) => write!(f, "PrefixList {list}"),
+            Part::Endpoint(pod) => write!(f, "Pod {pod}"),
         }
     }
 }
 
 impl Part {
-    /// What of its object it is.
-    pub const fn what(&self) -> &'static str {
+    /// How it is where it was taken from elsewhere.
+    pub fn what(&self, policy: &NodePolicy) -> &'static str {
         match self {
-            Part::Rules(_) => "its rules are",
-            Part::Members(_) => "its members are",
-            Part::PrefixList(_) => "its entries are",
+            Part::Rules(_) => "its rules are as before",
+            Part::Members(_) => "its members are as before",
+            Part::PrefixList(_) => "its entries are as before",
+            Part::Endpoint(pod) if policy.endpoints.get(pod).is_some_and(|endpoint| endpoint.closed) => {
+                "it is closed, whatever its groups allow"
+            }
+            Part::Endpoint(_) => "it is in the groups that it was in before",
         }
     }
 
@@ -48,7 +55,24 @@ impl Part {
         let rules = come(&before.groups, &after.groups).map(Part::Rules);
         let members = come(&before.members, &after.members).map(Part::Members);
         let lists = come(&before.prefix_lists, &after.prefix_lists).map(Part::PrefixList);
-        rules.chain(members).chain(lists).collect()
+        let endpoints = come(&before.endpoints, &after.endpoints).map(Part::Endpoint);
+        rules.chain(members).chain(lists).chain(endpoints).collect()
+    }
+
+    /// The parts that have a use for it. Where it is of no help to leave it as it was, for what is refused is there for them, they may be.
+    pub fn users(&self, policy: &NodePolicy) -> Vec<Part> {
+        let groups = |names: &dyn Fn(&GroupRules) -> bool| {
+            policy.groups.iter().filter(|(_, rules)| names(rules)).map(|(group, _)| Part::Rules(group.clone())).collect()
+        };
+        match self {
+            Part::Rules(group) => {
+                let has = |(_, endpoint): &(&PodRef, &Endpoint)| endpoint.groups.contains(group);
+                policy.endpoints.iter().filter(has).map(|(pod, _)| Part::Endpoint(pod.clone())).collect()
+            }
+            Part::Members(group) => groups(&|rules| rules.groups().any(|named| named == group)),
+            Part::PrefixList(list) => groups(&|rules| rules.prefix_lists().any(|named| named == list)),
+            Part::Endpoint(_) => Vec::new(),
+        }
     }
 
     /// Whether it is the same in both.
@@ -57,10 +81,12 @@ impl Part {
             Part::Rules(group) => one.groups.get(group) == other.groups.get(group),
             Part::Members(group) => one.members.get(group) == other.members.get(group),
             Part::PrefixList(list) => one.prefix_lists.get(list) == other.prefix_lists.get(list),
+            Part::Endpoint(pod) => one.endpoints.get(pod) == other.endpoints.get(pod),
         }
     }
 
-    /// Makes it what it is elsewhere; what is not there allows nothing and matches nothing. What has left the policy stays away.
+    /// Makes it what it is elsewhere; what is not there allows nothing and matches nothing. What has left the policy stays away. An endpoint
+    /// is closed if its chains would not be what they are there: if it has other addresses, or was in a group that has no rules any more.
     pub fn take_from(&self, from: &NodePolicy, policy: &mut NodePolicy) {
         match self {
             Part::Rules(group) => {
@@ -78,6 +104,15 @@ impl Part {
                     *entries = from.prefix_lists.get(list).cloned().unwrap_or_default();
                 }
             }
+            Part::Endpoint(pod) => {
+                let Some(endpoint) = policy.endpoints.get(pod) else { return };
+                let knows = |group: &GroupRef| policy.groups.contains_key(group) == from.groups.contains_key(group);
+                let stands = |before: &&Endpoint| before.addresses == endpoint.addresses && before.groups.iter().all(knows);
+                let before = from.endpoints.get(pod).filter(stands).cloned();
+                let endpoint =
+                    before.unwrap_or_else(|| Endpoint { addresses: endpoint.addresses.clone(), closed: true, ..Endpoint::default() });
+                policy.endpoints.insert(pod.clone(), endpoint);
+            }
         }
     }
 }
@@ -91,12 +126,11 @@ fn come<K: Ord + Clone, V: Clone + PartialEq>(before: &OrdMap<K, V>, after: &Ord
 }
 
 impl Lowering {
-    /// What a step towards the last ruleset is about; nothing where that is no object that could be left as it was, as with an endpoint,
-    /// which would be open.
+    /// What a step towards the last ruleset is about; nothing where that is no object that could be left as it was.
     pub fn blame(&self, op: &Op) -> BTreeSet<Part> {
         match op {
             Op::AddRule(chain, rule) => self.of_rule(chain, rule),
-            Op::AddChain(chain, _) | Op::FlushChain(chain) | Op::DeleteChain(chain) => self.of_class(chain),
+            Op::AddChain(chain, _) | Op::FlushChain(chain) | Op::DeleteChain(chain) => self.of_chain(chain),
             Op::AddPortMap(map, _) | Op::AddPorts(map, _) | Op::DeletePorts(map, _) => self.of_port_map(map),
             Op::DeleteMap(map) => self.of_port_map(map).into_iter().chain(self.of_set(map)).collect(),
             Op::AddCounter(counter) | Op::ContinueCounter(counter, _) | Op::DeleteCounter(counter) => self.of_counter(counter),
@@ -105,21 +139,26 @@ impl Lowering {
                 self.of_set(set)
             }
             Op::AddCounterMap(map, ..) | Op::AddCounted(map, _) | Op::DeleteCounted(map, _) => self.of_set(map),
-            Op::AddTable | Op::DeleteTable | Op::AddMap(..) | Op::AddMapElements(..) | Op::DeleteMapElements(..) => BTreeSet::new(),
+            Op::AddMapElements(_, elements) => elements.values().flat_map(|chain| self.of_chain(chain)).collect(),
+            Op::AddTable | Op::DeleteTable | Op::AddMap(..) | Op::DeleteMapElements(..) => BTreeSet::new(),
         }
     }
 
     /// The group whose counter it has, or all that the class has.
     fn of_rule(&self, chain: &str, rule: &Rule) -> BTreeSet<Part> {
-        let class = self.of_class(chain);
+        let class = self.of_chain(chain);
         let counted = rule.counter.as_ref().map(|counter| self.of_counter(counter)).unwrap_or_default();
         let both: BTreeSet<Part> = class.intersection(&counted).cloned().collect();
         if both.is_empty() { class } else { both }
     }
 
-    fn of_class(&self, chain: &str) -> BTreeSet<Part> {
+    /// The groups of a class, or an endpoint.
+    fn of_chain(&self, chain: &str) -> BTreeSet<Part> {
         let has = |(_, piece): &(&_, &Piece)| piece.chains.iter().any(|(name, _)| name == chain);
-        self.classes().filter(has).flat_map(|((_, groups), _)| groups).cloned().map(Part::Rules).collect()
+        let groups = self.classes().filter(has).flat_map(|((_, groups), _)| groups).cloned().map(Part::Rules);
+        let is_own = |pod: &&PodRef| [Direction::Ingress, Direction::Egress].iter().any(|direction| own_chain(pod, *direction) == chain);
+        let endpoint = self.policy().endpoints.keys().filter(is_own).cloned().map(Part::Endpoint);
+        groups.chain(endpoint).collect()
     }
 
     fn of_port_map(&self, map: &str) -> BTreeSet<Part> {
@@ -132,7 +171,11 @@ impl Lowering {
             let is = |direction, rule: &policy::model::Rule| rule_counter(direction, group, &rule.id) == counter;
             rules.ingress.iter().any(|rule| is(Direction::Ingress, rule)) || rules.egress.iter().any(|rule| is(Direction::Egress, rule))
         };
-        self.policy().groups.iter().filter(counts).map(|(group, _)| Part::Rules(group.clone())).collect()
+        let groups = self.policy().groups.iter().filter(counts).map(|(group, _)| Part::Rules(group.clone()));
+        let denies =
+            |group: &GroupRef| [Direction::Ingress, Direction::Egress].iter().any(|it| group_denied_counter(*it, group) == counter);
+        let denied = self.policy().endpoints.iter().filter(|(_, endpoint)| endpoint.groups.iter().any(denies));
+        groups.chain(denied.map(|(pod, _)| Part::Endpoint(pod.clone()))).collect()
     }
 
     fn of_set(&self, set: &str) -> BTreeSet<Part> {

@@ -5,7 +5,8 @@
 //! forward-ingress ────────────── established? ─ vmap on the destination ─▶ in-pod/NS/POD ──▶ in/CLASS …
 //! output-ingress ─────────────── established? ─ exempt, or as forward-ingress
 //! ```
-//! A class is a set of groups ([`crate::class`]): endpoints that are in the same groups share its chains.
+//! A class is a set of groups ([`crate::class`]): endpoints that are in the same groups share its chains. Those that the kernel takes no chains
+//! for share `closed-in` and `closed-out`.
 //!
 //! Two base chains on the forward hook, because accept ends one base chain only: both ends are judged also on one node (S30).
 
@@ -44,7 +45,12 @@ pub(crate) fn fixed(ruleset: &mut Ruleset, policy: &NodePolicy) {
     ruleset.chains.insert(SCHEMA.into(), Arc::default());
     base_chains(ruleset, policy);
     exempt::shared(ruleset, policy);
+    let any_closed = policy.endpoints.values().any(|endpoint| endpoint.closed);
     for direction in [Direction::Ingress, Direction::Egress] {
+        match any_closed {
+            true => drop(ruleset.chains.insert(closed(direction).into(), closed_chain(direction).into())),
+            false => drop(ruleset.chains.remove(closed(direction))),
+        }
         ruleset.counters.extend([invalid_counter(direction), denied_counter(direction)].map(String::from));
     }
 }
@@ -104,8 +110,12 @@ pub(crate) fn endpoint_chain(
     groups: &[GroupRef],
     direction: Direction,
 ) {
-    let way = way(direction);
-    let chain = name(&format!("{way}-pod"), &[&pod.namespace, &pod.name]);
+    let chain = if endpoint.closed { closed(direction).into() } else { own_chain(pod, direction) };
+    let elements = endpoint.addresses.iter().map(|address| (dispatch(direction, Family::of(*address)), *address, chain.clone()));
+    piece.elements.extend(elements);
+    if endpoint.closed {
+        return;
+    }
     let mut rules = Vec::new();
     // Whatever allows a packet allows it; so what groups allow, which is most of it, does not pay for the tests of what is exempt.
     if !groups.is_empty() {
@@ -114,16 +124,35 @@ pub(crate) fn endpoint_chain(
     rules.push(jump(EXEMPT.into()));
     rules.extend(exempt::hairpin(policy, endpoint, direction));
     // Here and not in the base chains: never for those that are not members (S37).
-    rules.push(Rule { matches: vec![Match::CtState(INVALID)], counter: Some(invalid_counter(direction).into()), action: Action::Drop });
+    rules.push(invalid(direction));
     for group in &endpoint.groups {
         let counter = group_denied_counter(direction, group);
         rules.push(Rule { matches: vec![], counter: Some(counter.clone()), action: Action::Continue });
         piece.counters.insert(counter);
     }
     rules.extend(denial(endpoint.on_deny, denied_counter(direction)));
-    let elements = endpoint.addresses.iter().map(|address| (dispatch(direction, Family::of(*address)), *address, chain.clone()));
-    piece.elements.extend(elements);
     piece.chains.push((chain, Chain { base: None, rules }));
+}
+
+pub(crate) fn own_chain(pod: &PodRef, direction: Direction) -> String {
+    name(&format!("{}-pod", way(direction)), &[&pod.namespace, &pod.name])
+}
+
+/// The chain of all endpoints that are closed.
+const fn closed(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "closed-in",
+        Direction::Egress => "closed-out",
+    }
+}
+
+fn closed_chain(direction: Direction) -> Chain {
+    let rules = [jump(EXEMPT.into()), invalid(direction)].into_iter().chain(denial(OnDeny::Drop, denied_counter(direction)));
+    Chain { base: None, rules: rules.collect() }
+}
+
+fn invalid(direction: Direction) -> Rule {
+    Rule { matches: vec![Match::CtState(INVALID)], counter: Some(invalid_counter(direction).into()), action: Action::Drop }
 }
 
 /// The name of the counter of what was denied in a direction.

@@ -346,7 +346,8 @@ impl Lowering {
         for pod in &differences.endpoints {
             let Some(endpoint) = self.policy.endpoints.get(pod) else { continue };
             // A group whose rules are not known allows nothing (S38).
-            let groups: Vec<GroupRef> = endpoint.groups.iter().filter(|group| self.policy.groups.contains_key(*group)).cloned().collect();
+            let has_say = |group: &&GroupRef| !endpoint.closed && self.policy.groups.contains_key(*group);
+            let groups: Vec<GroupRef> = endpoint.groups.iter().filter(has_say).cloned().collect();
             let (mut piece, mut classes) = (Piece::default(), Vec::new());
             for direction in [Direction::Ingress, Direction::Egress] {
                 endpoint_chain(&mut piece, &self.policy, pod, endpoint, &groups, direction);

@@ -59,7 +59,7 @@ impl Scenario {
         for group in &groups {
             self.policy.groups.entry(group.clone()).or_default();
         }
-        let endpoint = Endpoint { addresses, groups, on_deny: OnDeny::Drop };
+        let endpoint = Endpoint { addresses, groups, on_deny: OnDeny::Drop, closed: false };
         self.policy.endpoints.insert(PodRef { namespace, name: pod }, endpoint);
         self
     }
@@ -68,6 +68,13 @@ impl Scenario {
     pub fn rejecting(mut self) -> Scenario {
         let rejecting = |(pod, endpoint)| (pod, Endpoint { on_deny: OnDeny::Reject, ..endpoint });
         self.policy.endpoints = self.policy.endpoints.into_iter().map(rejecting).collect();
+        self
+    }
+
+    /// The kernel takes no chains for the pods so far.
+    pub fn closed(mut self) -> Scenario {
+        let closed = |(pod, endpoint)| (pod, Endpoint { closed: true, ..endpoint });
+        self.policy.endpoints = self.policy.endpoints.into_iter().map(closed).collect();
         self
     }
 

@@ -212,3 +212,135 @@ fn rules_that_stay_while_whom_they_name_has_gone_are_not_said_to_be_in_force() {
         (vec![("app".to_string(), 1)], vec![("SecurityGroup shop/web", "RefusedByKernel")])
     );
 }
+
+/// A pod in two groups, beside one in each.
+fn in_both() -> Vec<Object> {
+    let mut objects = shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[8080], everybody()));
+    let both = json!({"securityGroups": ["app", "web"], "podSelector": {"matchLabels": {"app": "both"}}});
+    objects.extend([pod("both-0", "both", "10.0.0.3"), Object::attachment(&metadata("both", 1), &both)]);
+    objects
+}
+
+fn attached(status: &NodeReportStatus) -> Vec<&str> {
+    status.attachments.iter().map(|attachment| attachment.name.as_str()).collect()
+}
+
+/// Whatever of it is refused: it is guarded, everything else comes into force, and nothing is claimed that is not.
+#[test]
+fn an_endpoint_that_is_refused_is_closed_while_others_go_on() {
+    for (refused, by_name) in [
+        // Its chain, a rule of it, its address there, and the class that nobody else is of.
+        ("add chain inet k8s-sg in-pod/shop/both-0", true),
+        ("add rule inet k8s-sg out-pod/shop/both-0", true),
+        ("in-pod/shop/both-0", true),
+        ("add chain inet k8s-sg in/shop/app_shop/web", true),
+        ("add rule inet k8s-sg in/shop/app_shop/web", true),
+        ("in-pod/shop/both-0", false),
+        ("add chain inet k8s-sg out/shop/app_shop/web", false),
+    ] {
+        let mut node = Node::with(&shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody())), &[]);
+        node.synced();
+        let kernel = node.enforcement.kernel();
+        *if by_name { &mut kernel.dislikes } else { &mut kernel.dreads } = refused.into();
+        in_both().into_iter().for_each(|object| node.take(apply(object)));
+        let status = node.settled();
+        let table = node.table().unwrap();
+        assert_eq!(table.maps["in4"].elements[&"10.0.0.3".parse::<std::net::IpAddr>().unwrap()], "closed-in", "{refused}: {table}");
+        assert!(table.to_string().contains("th dport 8080"), "{refused}: {table}");
+        assert_eq!(problems(&status), [("Pod shop/both-0", "RefusedByKernel")], "{refused}");
+        assert!(status.problems[0].message.starts_with("it is closed, whatever its groups allow, for"), "{}", status.problems[0].message);
+        assert_eq!((status.groups.as_slice(), attached(&status)), (&[][..], vec!["app", "web"]), "{refused}");
+
+        // When the kernel takes it, it is as it should be.
+        let kernel = node.enforcement.kernel();
+        (kernel.dislikes, kernel.dreads) = (String::new(), String::new());
+        (0..5).for_each(|_| node.facts.looked());
+        let status = node.settled();
+        assert_eq!((problems(&status), attached(&status)), (vec![], vec!["app", "both", "web"]), "{refused}");
+        assert!(!has(&mut node, "closed"), "{}", node.table().unwrap());
+    }
+}
+
+#[test]
+fn an_endpoint_in_force_stays_in_its_groups_where_its_new_ones_are_refused() {
+    let mut node = Node::with(&in_both(), &[]);
+    node.synced();
+    disliking(&mut node, "in-pod/shop/web-0");
+    node.take(apply(pod("web-0", "app", "10.0.0.1")));
+    node.take(apply(opens("app", 2, &[8081], everybody())));
+    let status = node.settled();
+    assert!(has(&mut node, "jump in/shop/web\n") && has(&mut node, "th dport 8081"), "{}", node.table().unwrap());
+    assert_eq!(problems(&status), [("Pod shop/web-0", "RefusedByKernel")]);
+    assert!(status.problems[0].message.starts_with("it is in the groups that it was in before, for"), "{}", status.problems[0].message);
+    assert_eq!((generations(&status), attached(&status)), (vec![("web".to_string(), 1)], vec!["both"]));
+    // With another address it would not be guarded as it was.
+    node.take(apply(pod("web-0", "app", "10.0.0.9")));
+    node.settled();
+    assert_eq!(node.table().unwrap().maps["in4"].elements[&"10.0.0.9".parse::<std::net::IpAddr>().unwrap()], "closed-in");
+}
+
+/// What is refused is there for whom names it, though nobody is in it.
+#[test]
+fn who_names_what_the_kernel_does_not_take_is_as_before_and_everybody_else_goes_on() {
+    let naming = |generation| opens("web", generation, &[80], json!({"securityGroup": {"name": "peers"}}));
+    let mut node = Node::with(&shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody())), &[]);
+    node.synced();
+    disliking(&mut node, "add set inet k8s-sg members4/shop/peers");
+    [group("peers", 1, &[]), naming(2), opens("app", 2, &[8080], everybody())].into_iter().for_each(|object| node.take(apply(object)));
+    let _ = node.sync();
+    node.slices(0, Change::Apply(slice("peers", &[])));
+    let status = node.settled();
+    assert_eq!(generations(&status), [("app".to_string(), 2), ("web".to_string(), 1)]);
+    assert!(has(&mut node, "th dport 80 "), "{}", node.table().unwrap());
+}
+
+/// A node on which this is in force, or which has just booted, learns of everything that rules can name.
+fn learning(start: &[Object], refuse: impl FnOnce(&mut Flaky)) -> Node {
+    let list = json!({"addressFamily": "IPv4", "maxEntries": 5, "entries": [{"cidr": "10.7.0.0/24"}]});
+    let web = json!([{"protocol": "TCP", "port": 81, "from": [{"securityGroup": {"name": "peers"}}, {"prefixList": {"name": "offices"}}]}]);
+    let mut objects = in_both();
+    objects.extend([
+        Object::security_group(&metadata("web", 2), &json!({"ingress": web, "egress": []})),
+        group("peers", 1, &[]),
+        Object::prefix_list(&metadata("offices", 1), &list),
+    ]);
+    let mut node = if start.is_empty() { Node::new() } else { Node::with(start, &[]) };
+    node.enforcement.kernel().taken.clear();
+    refuse(node.enforcement.kernel());
+    node.list(&objects);
+    let _ = node.sync();
+    node.slices(0, Change::Reset(Kind::MemberSlice, vec![slice("peers", &["10.1.0.1"])]));
+    node
+}
+
+/// Whichever step of those that name an object is refused, by name or without a word: all that is not about that comes into force.
+#[test]
+fn no_object_keeps_the_others_from_coming_into_force() {
+    let former = shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody()));
+    for (start, by_name) in [(&[][..], true), (&former, true), (&former, false)] {
+        let mut node = learning(start, |_| {});
+        node.settled();
+        let steps: BTreeSet<String> = node.enforcement.kernel().taken.iter().flat_map(|it| &it.ops).map(|op| format!("{op}\n")).collect();
+        let whole = node.table().unwrap();
+        // Of what goes nothing can stay as it was.
+        for step in steps.iter().filter(|step| step.contains("shop/") && !step.starts_with("delete")) {
+            let refuse = |kernel: &mut Flaky| *if by_name { &mut kernel.dislikes } else { &mut kernel.dreads } = step.clone();
+            let mut node = learning(start, refuse);
+            let status = node.settled();
+            let (table, problems) = (node.table().unwrap(), problems(&status));
+            assert!(problems.len() <= 2, "{step}: {problems:?}");
+            assert_eq!(table.maps["in4"].elements.len(), 3, "{step}: all are guarded: {table}");
+            let blamed = |object: &str| problems.iter().any(|(blamed, _)| *blamed == object);
+            for pod in ["web-0", "app-0", "both-0"].iter().filter(|pod| !blamed(&format!("Pod shop/{pod}"))) {
+                let chain = format!("in-pod/shop/{pod}");
+                assert_eq!(table.chains[&chain], whole.chains[&chain], "{step}");
+            }
+            let named = ["SecurityGroup shop/peers", "PrefixList shop/offices"].into_iter().any(blamed);
+            for group in ["web", "app"].iter().filter(|group| !named && !blamed(&format!("SecurityGroup shop/{group}"))) {
+                let counters = |table: &Ruleset| table.counters.iter().filter(|it| it.starts_with(&format!("in/shop/{group}/"))).count();
+                let endpoints = [format!("Pod shop/{group}-0"), "Pod shop/both-0".into()];
+                assert!(counters(&table) == counters(&whole) || endpoints.iter().all(|pod| blamed(pod)), "{step}: {group}: {table}");
+            }
+        }
+    }
+}

@@ -107,3 +107,23 @@ fn s32_reject_answers_what_no_rule_allows_but_not_what_is_invalid() {
     assert_eq!(verdict(&loud, &new), Verdict::Reject);
     assert_eq!(verdict(&loud, &Packet { state: ConnState::Invalid, ..new }), Verdict::Drop);
 }
+
+#[test]
+fn a_closed_pod_is_exempt_like_others_and_allowed_nothing_by_its_groups() {
+    let rules = ["ingress all from 0.0.0.0/0", "ingress all from ::/0", "egress all to 0.0.0.0/0"];
+    let closed = Scenario::new().group("shop/g", &rules).pod("shop/p", &["10.0.0.1", "fd00::1"], &["shop/g"]).rejecting().closed().policy();
+    let solicitation = Payload::Icmp { kind: 135, code: 0 };
+    for (source, destination, payload, wanted) in [
+        ("10.0.0.9", "10.0.0.1", tcp(80), Verdict::Drop),
+        ("10.0.0.1", "10.0.0.9", tcp(80), Verdict::Drop),
+        ("10.0.0.1", "10.0.0.1", tcp(80), Verdict::Drop),
+        ("fd00::9", "fd00::1", tcp(80), Verdict::Drop),
+        ("fd00::9", "fd00::1", solicitation, Verdict::Allow),
+        ("10.0.0.1", "10.0.0.9", udp(68, 67), Verdict::Allow),
+    ] {
+        let packet = packet(source, destination, payload);
+        assert_eq!(verdict(&closed, &packet), wanted, "{packet:?}");
+        assert_eq!(verdict(&closed, &Packet { state: ConnState::Established, ..packet }), Verdict::Allow, "S31: {packet:?}");
+        assert_eq!(verdict(&closed, &Packet { path: Path::Output, ..packet }), Verdict::Allow, "S36, probes: {packet:?}");
+    }
+}

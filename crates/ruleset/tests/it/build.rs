@@ -68,7 +68,7 @@ pub trait Build {
 impl Build for NodePolicy {
     fn pod(mut self, name: &str, own: &[&str], groups: &[&str]) -> Self {
         let groups = groups.iter().copied().map(group).collect();
-        self.endpoints.insert(pod(name), Endpoint { addresses: addresses(own), groups, on_deny: OnDeny::Drop });
+        self.endpoints.insert(pod(name), Endpoint { addresses: addresses(own), groups, on_deny: OnDeny::Drop, closed: false });
         self
     }
 

@@ -118,7 +118,7 @@ fn groups() -> impl Strategy<Value = BTreeMap<GroupRef, GroupRules>> {
 /// Endpoints may be in groups whose rules are unknown; rules may name groups that do not exist.
 pub fn policy() -> impl Strategy<Value = NodePolicy> {
     let owners = vec(option::of(0..4usize), POOL.len());
-    let endpoints = vec((btree_set(group(), 0..3), prop::bool::ANY), 4);
+    let endpoints = vec((btree_set(group(), 0..3), prop::bool::ANY, prop::bool::weighted(0.15)), 4);
     let members = proptest::collection::btree_map(group(), some_addresses(), 0..6);
     let around = (prefix_lists(), exempt(), some_addresses());
     (owners, endpoints, groups(), members, around).prop_map(|(owners, endpoints, groups, members, (prefix_lists, exempt, cluster_dns))| {
@@ -132,11 +132,12 @@ pub fn policy() -> impl Strategy<Value = NodePolicy> {
         };
         for (text, owner) in POOL.iter().zip(owners) {
             let Some(owner) = owner else { continue };
-            let (groups, rejects) = &endpoints[owner];
+            let (groups, rejects, closed) = &endpoints[owner];
             let pod = PodRef { namespace: "shop".into(), name: format!("pod-{owner}") };
             let endpoint = policy.endpoints.entry(pod).or_insert_with(|| Endpoint {
                 groups: groups.clone(),
                 on_deny: if *rejects { OnDeny::Reject } else { OnDeny::Drop },
+                closed: *closed,
                 ..Endpoint::default()
             });
             endpoint.addresses.insert(address(text));

@@ -65,6 +65,18 @@ fn exemptions_switched() {
     insta::assert_snapshot!(lower(&policy));
 }
 
+/// Two pods that the kernel takes no chains for, whatever their groups allow.
+#[test]
+fn closed() {
+    let open = [rule("a1", Traffic::All, "0.0.0.0/0")];
+    let mut policy = NodePolicy::default().group("shop/web", &open, &open);
+    for (name, own) in [("shop/web-0", ["10.2.0.2", "fd00:2::2"]), ("shop/web-1", ["10.2.0.3", "fd00:2::3"])] {
+        policy = policy.rejecting_pod(name, &own, &["shop/web"]);
+        policy.endpoints.get_mut(&pod(name)).unwrap().closed = true;
+    }
+    insta::assert_snapshot!(lower(&policy));
+}
+
 /// S38: what the policy should not hold allows nothing, and the kernel is not asked for what it would refuse.
 #[test]
 fn s38_a_range_of_no_port_is_no_rule() {

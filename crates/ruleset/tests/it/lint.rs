@@ -17,6 +17,8 @@ fn lint(ruleset: &Ruleset) -> Vec<String> {
             lint_base(chain)
         } else if name.starts_with("in-pod/") || name.starts_with("out-pod/") {
             lint_endpoint(chain)
+        } else if name == "closed-in" || name == "closed-out" {
+            lint_closed(chain)
         } else if name.starts_with("in/") || name.starts_with("out/") {
             lint_class(chain)
         } else if name.starts_with("exempt") || (name.starts_with("schema-") && chain.rules.is_empty()) {
@@ -44,6 +46,15 @@ fn lint_base(chain: &Chain) -> Option<&'static str> {
     };
     let counted = |rule: &Rule| rule.action == Action::Accept && rule.counter.as_ref().is_some_and(|name| name.starts_with("exempt-"));
     (!rest.iter().all(|rule| dispatches(rule) || counted(rule) && exempts(rule))).then_some("does more than dispatch")
+}
+
+/// It has no groups, and lets nothing pass by itself.
+fn lint_closed(chain: &Chain) -> Option<&'static str> {
+    let passes = |rule: &Rule| match &rule.action {
+        Action::Jump(to) => to != "exempt",
+        action => *action != Action::Drop,
+    };
+    lint_endpoint(chain).or(chain.rules.iter().any(passes).then_some("lets something pass"))
 }
 
 fn lint_endpoint(chain: &Chain) -> Option<&'static str> {
