@@ -331,16 +331,36 @@ impl Running {
     }
 }
 
-/// 1,000 flows a second that are allowed and as many that are denied, shared by these servers, while something is done that takes some seconds.
+/// 1,000 flows a second that are allowed and as many that are denied, shared by some servers.
+pub struct Streams {
+    allowed: Vec<Running>,
+    denied: Vec<Running>,
+    rate: u32,
+    since: Instant,
+}
+
+impl Streams {
+    /// Starts them.
+    pub fn start(cluster: &Cluster, to: &[IpAddr]) -> Result<Streams> {
+        let rate = 1000 / u32::try_from(to.len())?;
+        let start = |client: usize| to.iter().map(|to| Running::at(rate, cluster, client, *to)).collect::<Result<Vec<Running>>>();
+        Ok(Streams { allowed: start(0)?, denied: start(1)?, rate, since: Instant::now() })
+    }
+
+    /// Ends them; every one that is allowed has to have been answered by then, and no other.
+    pub fn undisturbed(self) -> Result<()> {
+        let seconds = self.since.elapsed().as_secs();
+        let stop = |streams: Vec<Running>| streams.into_iter().map(Running::stop).collect::<Result<Vec<Report>>>();
+        let (allowed, denied) = (stop(self.allowed)?, stop(self.denied)?);
+        allowed.iter().zip(&denied).try_for_each(|(allowed, denied)| undisturbed(allowed, denied, seconds * u64::from(self.rate) / 2))
+    }
+}
+
+/// The same while something is done that takes some seconds.
 pub fn under_streams(cluster: &Cluster, to: &[IpAddr], work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let rate = 1000 / u32::try_from(to.len())?;
-    let start = |client: usize| to.iter().map(|to| Running::at(rate, cluster, client, *to)).collect::<Result<Vec<Running>>>();
-    let (allowed, denied) = (start(0)?, start(1)?);
-    let start = Instant::now();
+    let streams = Streams::start(cluster, to)?;
     let done = work();
-    let seconds = start.elapsed().as_secs();
-    let stop = |streams: Vec<Running>| streams.into_iter().map(Running::stop).collect::<Result<Vec<Report>>>();
-    let (allowed, denied) = (stop(allowed)?, stop(denied)?);
+    let undisturbed = streams.undisturbed();
     done?;
-    allowed.iter().zip(&denied).try_for_each(|(allowed, denied)| undisturbed(allowed, denied, seconds * u64::from(rate) / 2))
+    undisturbed
 }

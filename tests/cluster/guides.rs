@@ -1,5 +1,5 @@
-//! Every command of the guides from top to bottom, of the README where it installs and lets go, and of what Helm prints, as a reader runs them;
-//! and what they print is what the page says.
+//! Every command of the guides from top to bottom, of the README where it installs and lets go, of what Helm prints, and of what sentences name
+//! in passing to look at, as a reader runs them; and what they print is what the page says.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -152,6 +152,41 @@ fn follow_notes(cluster: &Cluster) -> Result<()> {
     follow_blocks(cluster, "NOTES.txt", &blocks(&format!("```sh\n{here}```\n{answers}\n")))
 }
 
+/// Commands within the sentences of a page, of those that look at something.
+fn looks(page: &str) -> Vec<String> {
+    const LOOKS: [&str; 5] = ["kubectl get ", "kubectl describe ", "kubectl explain ", "kubectl wait ", "nft list "];
+    let mut fenced = false;
+    let is_prose = |line: &&str| {
+        let fence = line.starts_with("```");
+        fenced ^= fence;
+        !fence && !fenced
+    };
+    let prose: Vec<&str> = page.lines().filter(is_prose).collect();
+    let code = prose.join(" ");
+    let code = code.split('`').skip(1).step_by(2);
+    code.filter(|code| LOOKS.iter().any(|start| code.starts_with(start))).map(str::to_owned).collect()
+}
+
+/// What pages say in passing works as well.
+fn look(cluster: &Cluster, pages: &[String]) -> Result<()> {
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: { name: shop }\n";
+    cluster.kubectl_stdin(&["apply", "-f", "-"], &format!("{namespace}{}", group("shop", "web", "ingress: []", &["web"])))?;
+    for page in pages {
+        for command in looks(&fs::read_to_string(root().join(page))?) {
+            match command.strip_prefix("nft ") {
+                Some(command) => drop(cluster.node(0).nft(command)?),
+                None => {
+                    let text = format!("{}\n", command.replace(" NODE", &format!(" {}", cluster.node(0).name())));
+                    follow_blocks(cluster, page, &[Block { line: 0, language: "sh".into(), text }])?;
+                }
+            }
+            println!("{page}: {command}");
+        }
+    }
+    cluster.kubectl(&["delete", "namespace/shop"])?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_of_the_guides_does_what_the_page_says() -> Result<()> {
     let cluster = Cluster::builder("guides").images([images::product()?]).start().await?;
@@ -167,6 +202,8 @@ async fn every_command_of_the_guides_does_what_the_page_says() -> Result<()> {
         pages.sort();
         let without_helm = pages.pop().filter(|page| page == "without-helm.md").context("the last page")?;
         pages.iter().try_for_each(|page| follow(&cluster, &format!("{GUIDES}/{page}")))?;
+        let beside = ["README.md".into(), "charts/kube-security-groups/README.md".into(), format!("{GUIDES}/install.md")];
+        look(&cluster, &pages.iter().map(|page| format!("{GUIDES}/{page}")).chain(beside).collect::<Vec<_>>())?;
         cluster.helm(&["uninstall", "kube-security-groups", "--namespace=kube-security-groups", "--wait"])?;
         follow(&cluster, &format!("{GUIDES}/{without_helm}"))?;
         without_tables(&cluster)?;
@@ -186,4 +223,10 @@ fn an_ellipsis_stands_for_anything_and_nothing_else_does() {
     assert!(!says("the web 4 2 13s", "web 4 2 …"));
     assert!(says("the web 4 2 13s", "… web 4 2 …"));
     assert!(!says("web 4 2 13s", "web 4 2"));
+}
+
+#[test]
+fn commands_in_sentences_are_found_and_names_of_commands_are_not() {
+    let page = "`kubectl get sg -A` says so, as `helm upgrade` does; see `kubectl wait sg\n--all`.\n```sh\nkubectl get `x`\n```\nOr `nft list tables`.";
+    assert_eq!(looks(page), ["kubectl get sg -A", "kubectl wait sg --all", "nft list tables"]);
 }

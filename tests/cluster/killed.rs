@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lab::Cluster;
+use lab::{Cluster, images};
 use tokio::runtime::Handle;
 
 use super::fixture::{both_rules, run_servers, running, start, under_streams, until};
@@ -26,6 +26,19 @@ fn works_again(cluster: &Cluster, round: &str) -> Result<()> {
         "--namespace=t",
         "--timeout=300s",
     ])?;
+    Ok(())
+}
+
+/// A program that cannot work says why in its container's termination message: an agent without its capability.
+fn last_words(cluster: &Cluster) -> Result<()> {
+    let image = format!("--image={}", images::PRODUCT);
+    let never = ["--image-pull-policy=Never", "--restart=Never"];
+    let agent = ["--command", "--", "/bin/agent", "--node-name=nowhere"];
+    cluster.kubectl(&[&["run", "powerless", "--namespace=t", &image][..], &never, &agent].concat())?;
+    cluster.kubectl(&["wait", "--for=jsonpath={.status.phase}=Failed", "pod/powerless", "--namespace=t", "--timeout=300s"])?;
+    let message = "--output=jsonpath={.status.containerStatuses[0].state.terminated.message}";
+    let message = cluster.kubectl(&["get", "pod/powerless", "--namespace=t", message])?;
+    ensure!(message.starts_with("CAP_NET_ADMIN is missing: run as root with capabilities.add [NET_ADMIN]"), "{message:?}");
     Ok(())
 }
 
@@ -67,6 +80,7 @@ async fn s41_p07_p45_whoever_is_killed_no_verdict_changes() -> Result<()> {
             std::thread::sleep(Duration::from_secs(3));
             Handle::current().block_on(cluster.start_api_server())?;
             works_again(&cluster, "api-server")
-        })
+        })?;
+        last_words(&cluster)
     })
 }

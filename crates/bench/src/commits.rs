@@ -74,7 +74,7 @@ fn slices(peer: usize, members: std::ops::Range<usize>) -> Vec<Object> {
 impl Node {
     /// Pods that share so many groups, each with so many rules, whose peers have so many members together.
     fn new(pods: usize, groups: usize, rules: usize, peers: usize, members: usize) -> Result<Node> {
-        let namespace = Namespace::create(&format!("ksgb{}-commits", std::process::id()))?;
+        let namespace = Namespace::create(&format!("ksgb{}-commits-{members}", std::process::id()))?;
         let kernel = namespace.run(Nftables::open)??;
         let mut cluster = Cluster::default();
         let mut objects: Vec<Object> = (0..pods).map(pod).collect();
@@ -190,16 +190,28 @@ fn one_more_or_less(members: usize, round: usize) -> Result<Object> {
 
 /// A member that joins or leaves a group that a rule here names.
 fn members(rounds: u16, tell: &mut impl FnMut(Line)) -> Result<()> {
-    let mut joins = Vec::new();
-    for members in [100, 10_000, 100_000] {
+    const SIZES: [usize; 3] = [100, 10_000, 100_000];
+    let node = |members| {
         let mut node = Node::new(20, 10, 5, 1, members)?;
-        node.sync()?;
+        node.sync().map(|_| (members, node))
+    };
+    // What each uses by itself.
+    for members in SIZES {
+        let (_, mut node) = node(members)?;
         let used = Used::reset()?;
         let took = InTurn::measure(usize::from(rounds) * 10, |round| node.after(one_more_or_less(members, round)?))?;
         used.tell(&format!("a member joins or leaves, of {members}"), took.times(), tell)?;
-        joins.push(took.medians());
     }
-    let (joins, leaves): (Vec<f64>, Vec<f64>) = joins.into_iter().unzip();
+    // How long they take, by turns.
+    let mut nodes = SIZES.into_iter().map(node).collect::<Result<Vec<_>>>()?;
+    let mut took: Vec<InTurn> = SIZES.iter().map(|_| InTurn::default()).collect();
+    for round in 0..usize::from(rounds) * 10 {
+        for ((members, node), took) in nodes.iter_mut().zip(&mut took) {
+            took.add(round, node.after(one_more_or_less(*members, round)?)?);
+        }
+    }
+    drop(nodes);
+    let (joins, leaves): (Vec<f64>, Vec<f64>) = took.into_iter().map(InTurn::medians).unzip();
     for (way, took) in [("joins", joins), ("leaves", leaves)] {
         let [few, many, most] = [took[0], took[1], took[2]];
         tell(Line::limit(format!("a member {way}, of 10,000"), many, 1.0, "ms"));
@@ -226,10 +238,14 @@ impl InTurn {
     fn measure(rounds: usize, mut change: impl FnMut(usize) -> Result<f64>) -> Result<InTurn> {
         let mut took = InTurn::default();
         for round in 0..rounds {
-            let ms = change(round)? * 1e3;
-            if round % 2 == 0 { took.even.push(ms) } else { took.odd.push(ms) }
+            took.add(round, change(round)?);
         }
         Ok(took)
+    }
+
+    fn add(&mut self, round: usize, seconds: f64) {
+        let of = if round.is_multiple_of(2) { &mut self.even } else { &mut self.odd };
+        of.push(seconds * 1e3);
     }
 
     fn times(&self) -> usize {
