@@ -1,7 +1,7 @@
 //! What happens to clusters: what is in force stays in force, status tells the truth afterwards, and nothing needs a hand (S41).
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,9 +12,11 @@ use tokio::runtime::Handle;
 
 use super::cases::{Source, hold, udp};
 use super::fixture::{
-    both_rules, condition, group, in_force, in_turn, pod, pod_addresses, rules, run_servers, start, under_streams, until,
+    both_rules, condition, group, in_force, in_turn, page, pod, pod_addresses, rules, run_servers, start, under_streams, until,
 };
 
+/// Where an agent serves what it says of itself, on its node.
+const AGENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9650);
 /// For how many seconds the API server is away: five minutes, unless one is in a hurry.
 const AWAY: &str = "AWAY_SECONDS";
 const NAMESPACE: &str = "--namespace=kube-security-groups";
@@ -102,9 +104,19 @@ fn api_server_away(cluster: &Cluster) -> Result<()> {
             ensure!(new.len() == 1 && new != *old, "kubelet has started another agent");
         }
         ensure!(both_rules(cluster)? == before, "the rules are what they were, though the agents know nothing");
+        for node in 0..2 {
+            let ready = page(cluster, node, AGENT, "/readyz")?;
+            ensure!(ready.starts_with("HTTP/1.0 503") && ready.contains("first sync"), "an agent that knows nothing says: {ready}");
+            ensure!(page(cluster, node, AGENT, "/healthz")?.starts_with("HTTP/1.0 200"), "and to restart it would not help");
+        }
         Handle::current().block_on(cluster.start_api_server())
     })?;
-    follows(cluster, "after-away", 1001)
+    follows(cluster, "after-away", 1001)?;
+    for node in 0..2 {
+        let ready = page(cluster, node, AGENT, "/readyz")?;
+        ensure!(ready.starts_with("HTTP/1.0 200"), "{ready}");
+    }
+    Ok(())
 }
 
 /// Everything that was written goes back in time, also what the agents and the operator wrote.

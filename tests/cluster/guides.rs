@@ -133,6 +133,17 @@ fn without_its_operator(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// The nodes get the image that the first command of the page makes, as the page says: by `ctr … images import`.
+fn image(cluster: &Cluster) -> Result<()> {
+    let page = format!("{GUIDES}/install.md");
+    let text = fs::read_to_string(root().join(&page))?;
+    let first: Vec<Block> = blocks(&text).into_iter().take(2).collect();
+    ensure!(first[0].text == "deploy/image\n", "{page} begins with the image");
+    follow_blocks(cluster, &page, &first)?;
+    let archive = root().join("target/images/kube-security-groups.tar");
+    cluster.nodes().iter().try_for_each(|node| node.import(std::slice::from_ref(&archive)))
+}
+
 /// What Helm prints after an installation, with images that are here, and what they have in place of `nc`.
 fn follow_notes(cluster: &Cluster) -> Result<()> {
     let notes = cluster.helm(&["get", "notes", "kube-security-groups", "--namespace=kube-security-groups"])?;
@@ -189,8 +200,9 @@ fn look(cluster: &Cluster, pages: &[String]) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_of_the_guides_does_what_the_page_says() -> Result<()> {
-    let cluster = Cluster::builder("guides").images([images::product()?]).start().await?;
+    let cluster = Cluster::builder("guides").start().await?;
     tokio::task::block_in_place(|| {
+        image(&cluster)?;
         // It begins with the image and ends with everything gone.
         follow(&cluster, &format!("{GUIDES}/install.md"))?;
         follow_part(&cluster, "Install it")?;

@@ -29,16 +29,29 @@ fn works_again(cluster: &Cluster, round: &str) -> Result<()> {
     Ok(())
 }
 
-/// A program that cannot work says why in its container's termination message: an agent without its capability.
+/// A program that cannot work says why in its container's termination message: an agent without its capability, an operator without a token.
 fn last_words(cluster: &Cluster) -> Result<()> {
     let image = format!("--image={}", images::PRODUCT);
-    let never = ["--image-pull-policy=Never", "--restart=Never"];
-    let agent = ["--command", "--", "/bin/agent", "--node-name=nowhere"];
-    cluster.kubectl(&[&["run", "powerless", "--namespace=t", &image][..], &never, &agent].concat())?;
-    cluster.kubectl(&["wait", "--for=jsonpath={.status.phase}=Failed", "pod/powerless", "--namespace=t", "--timeout=300s"])?;
-    let message = "--output=jsonpath={.status.containerStatuses[0].state.terminated.message}";
-    let message = cluster.kubectl(&["get", "pod/powerless", "--namespace=t", message])?;
-    ensure!(message.starts_with("CAP_NET_ADMIN is missing: run as root with capabilities.add [NET_ADMIN]"), "{message:?}");
+    let alone = ["--image-pull-policy=Never", "--restart=Never", r#"--overrides={"spec":{"automountServiceAccountToken":false}}"#];
+    for (program, more, words) in [
+        ("agent", "--node-name=nowhere", "CAP_NET_ADMIN is missing: run as root with capabilities.add [NET_ADMIN]"),
+        ("operator", "run", "no way to the API server"),
+    ] {
+        let (name, command) = (format!("powerless-{program}"), format!("/bin/{program}"));
+        cluster.kubectl(
+            &[
+                &["run", &name, "--namespace=t", &image][..],
+                &alone,
+                &["--env=POD_NAME=x", "--env=POD_NAMESPACE=t", "--command", "--", &command, more],
+            ]
+            .concat(),
+        )?;
+        let pod = format!("pod/{name}");
+        cluster.kubectl(&["wait", "--for=jsonpath={.status.phase}=Failed", &pod, "--namespace=t", "--timeout=300s"])?;
+        let message = "--output=jsonpath={.status.containerStatuses[0].state.terminated.message}";
+        let message = cluster.kubectl(&["get", &pod, "--namespace=t", message])?;
+        ensure!(message.starts_with(words), "{program}: {message:?}");
+    }
     Ok(())
 }
 

@@ -113,8 +113,11 @@ async fn lifecycle(name: &str, topology: Topology) -> Result<()> {
                 ("uninstalled with all that was written", |cluster| {
                     helm(cluster, "upgrade", &[&demo::chart(), "--set=crds.keep=false"])?;
                     helm(cluster, "uninstall", &[])?;
-                    let kinds = cluster.kubectl(&["get", "crd", "--output=name"])?;
-                    ensure!(!kinds.contains("securitygroups.dev"), "{kinds}");
+                    let kinds = "crd,validatingadmissionpolicies,validatingadmissionpolicybindings,clusterroles,clusterrolebindings";
+                    let left = cluster.kubectl(&["get", kinds, "--output=name"])?;
+                    let is_ours = |name: &&str| name.contains("securitygroups.dev") || name.contains("kube-security-groups");
+                    let left: Vec<&str> = left.lines().filter(is_ours).collect();
+                    ensure!(left.is_empty(), "left behind: {left:#?}");
                     without_tables(cluster)
                 }),
             ],

@@ -1,6 +1,6 @@
 //! What is said of what is in force.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::{AppliedGroup, NodeReportStatus, PacketCounts, ReportedProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -28,6 +28,8 @@ pub struct Report {
     packets: BTreeMap<GroupRef, PacketCounts>,
     /// When somebody else's changes of the table were last put right, and how often since this program started.
     repaired: Option<(Time, u64)>,
+    /// The problems that have been logged.
+    logged: BTreeSet<ReportedProblem>,
 }
 
 /// So long a repair is to be seen in the report.
@@ -146,7 +148,19 @@ impl Report {
             self.status.prefix_lists.clear();
         }
         self.tell_packets();
+        self.log();
         self.status.clone()
+    }
+
+    /// Each problem once, as long as it is one.
+    fn log(&mut self) {
+        for problem in self.status.problems.iter().filter(|problem| !self.logged.contains(*problem)) {
+            let (kind, object) = problem.object.split_once(' ').unwrap_or((&problem.object, ""));
+            let (namespace, name) = object.split_once('/').unwrap_or(("", object));
+            let ReportedProblem { rule, reason, message, .. } = problem;
+            tracing::warn!(kind, namespace, name, rule, reason, "not in force as written: {message}");
+        }
+        self.logged = self.status.problems.iter().cloned().collect();
     }
 
     fn intact(&self, now: &Time) -> Wanted {

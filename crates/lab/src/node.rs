@@ -92,7 +92,7 @@ impl Node {
     }
 
     /// Waits for containerd and gives it images.
-    pub(crate) fn import(&self, archives: &[PathBuf]) -> Result<()> {
+    pub fn import(&self, archives: &[PathBuf]) -> Result<()> {
         self.wait_for_containerd()?;
         for archive in archives {
             run(self.tree.command("ctr").args(["--namespace", "k8s.io", "images", "import"]).arg(archive))

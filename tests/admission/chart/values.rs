@@ -95,7 +95,10 @@ fn what_is_wrong_is_refused_with_its_place() -> Result<()> {
     let wrong = [
         "imag.tag=1",
         "image.tga=1",
+        "image.repository=Registry/kube-security-groups:1",
+        "image.tag=a tag",
         "image.pullPolicy=Sometimes",
+        "log.filter=kube=loud",
         "enforce=maybe",
         "exempt={DNS}",
         "clusterDns=kube-dns",
@@ -106,6 +109,7 @@ fn what_is_wrong_is_refused_with_its_place() -> Result<()> {
         "agent.reads=some",
         "agent.resources.request.cpu=1",
         "agent.resources.limits.memory=much",
+        "agent.resources.requests.cpu=-1",
         "agent.maxUnavailable=0%",
         "operator.replicas=0",
         "operator.tolerations[0].efect=NoSchedule",
