@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::ReportedProblem;
-use policy::model::{GroupRef, GroupRules, NodePolicy};
+use policy::model::{GroupRef, GroupRules, NodePolicy, PrefixListRef};
 use policy::{AttachmentRef, Resolution};
 use ruleset::Part;
 
@@ -27,6 +27,8 @@ pub struct HeldBack {
     whole: u32,
     /// So many parts one after another were refused by themselves without a word of steps.
     unnamed: u32,
+    /// What should be in force.
+    wanted: NodePolicy,
     /// The last policy that came into force, if one has.
     in_force: NodePolicy,
     known: bool,
@@ -34,14 +36,27 @@ pub struct HeldBack {
 
 #[derive(Clone, Debug)]
 struct Refusal {
-    /// Where the part is as it was refused; another one is tried at once.
+    /// What should have been in force then; where it is another part now, or another of those because of which it is held back, it is tried at
+    /// once.
     policy: NodePolicy,
+    /// The parts that it has a use for, and of which it was of no help to hold them back.
+    because: BTreeSet<Part>,
     /// What the kernel said.
     message: String,
     /// It said which steps it does not take.
     named: bool,
     /// How many looks at the table are still to come before it is tried again.
     wait: u32,
+}
+
+/// What is to be held back because of a step.
+struct Blamed {
+    parts: BTreeSet<Part>,
+    because: BTreeSet<Part>,
+}
+
+const fn is_endpoint(part: &Part) -> bool {
+    matches!(part, Part::Endpoint(_))
 }
 
 /// Looks at the table from one try to the next. They come once a minute, and oftener only where somebody else touches the table.
@@ -56,12 +71,16 @@ const MANY: u32 = 4;
 impl HeldBack {
     /// A policy with what is held back as it was.
     pub fn out_of(&mut self, wanted: &NodePolicy) -> NodePolicy {
-        self.refused.retain(|part, refusal| refusal.wait > 0 && part.is_same(&refusal.policy, wanted));
+        self.wanted.clone_from(wanted);
+        self.refused.retain(|part, refusal| {
+            let is_same = |part: &Part| part.is_same(&refusal.policy, wanted);
+            refusal.wait > 0 && is_same(part) && refusal.because.iter().all(is_same)
+        });
         let mut policy = wanted.clone();
         for part in self.parts() {
             part.take_from(&self.in_force, &mut policy);
         }
-        if self.parts().next().is_some() {
+        if self.parts().any(|part| matches!(part, Part::Rules(_))) {
             policy.forget_unnamed();
         }
         policy
@@ -99,14 +118,22 @@ impl HeldBack {
             }
             plan.incomplete.extend(groups);
         }
-        for (part, refusal) in &self.refused {
-            Arc::make_mut(&mut plan.scope).problems.push(ReportedProblem {
-                object: part.to_string(),
-                rule: String::new(),
-                reason: "RefusedByKernel".into(),
-                message: format!("{}, for the kernel does not take what is new: {}", part.what(policy), refusal.message),
-            });
+        if !plan.held_back {
+            return;
         }
+        let scope = Arc::make_mut(&mut plan.scope);
+        // What those name alone whose rules are as before is not there.
+        scope
+            .prefix_lists
+            .retain(|list| policy.prefix_lists.contains_key(&PrefixListRef { namespace: list.namespace.clone(), name: list.name.clone() }));
+        let refused = self.refused.iter().map(|(part, refusal)| ReportedProblem {
+            object: part.to_string(),
+            rule: String::new(),
+            reason: "RefusedByKernel".into(),
+            message: format!("{}, for the kernel does not take what is new: {}", part.what(policy), refusal.message),
+        });
+        // Before what users have written: a report has room for so many.
+        scope.problems.splice(0..0, refused);
     }
 
     /// Whether what is held back is in force as it was, with all that it names.
@@ -120,7 +147,7 @@ impl HeldBack {
             }),
             Part::Members(group) => before.members.contains_key(group),
             Part::PrefixList(list) => before.prefix_lists.contains_key(list),
-            // It is in other groups than it should be.
+            // It is in fewer groups than it should be.
             Part::Endpoint(_) => false,
         }
     }
@@ -143,34 +170,45 @@ impl HeldBack {
         !self.tried.is_empty()
     }
 
-    /// This policy was refused because of one of these parts, or of nobody knows what where there are none. Whether the next one is another:
-    /// what is as it was already is no help, so it is because of what has a use for that.
-    pub fn add(&mut self, blamed: BTreeSet<Part>, policy: &NodePolicy, message: &str) -> bool {
+    /// This policy was refused, each time because of one of some parts, or of some others where those have not changed; or of nobody knows what.
+    /// Whether the next one is another.
+    pub fn add(&mut self, blamed: Vec<Vec<BTreeSet<Part>>>, policy: &NodePolicy, message: &str) -> bool {
         let tried = std::mem::take(&mut self.tried);
-        let is_free =
-            |part: &Part| !self.refused.contains_key(part) && !self.suspects.contains(part) && !part.is_same(policy, &self.in_force);
-        let (mut blamed, mut no_help) = (blamed, BTreeSet::new());
-        while !blamed.is_empty() && !blamed.iter().any(is_free) {
-            let users = blamed.iter().flat_map(|part| part.users(policy)).collect();
-            no_help.append(&mut std::mem::replace(&mut blamed, users));
+        let blamed: Vec<Blamed> = blamed.into_iter().map(|parts| self.free(parts, policy)).filter(|it| !it.parts.is_empty()).collect();
+        let mut sure: BTreeMap<Part, BTreeSet<Part>> = BTreeMap::new();
+        for Blamed { parts, because } in blamed.iter().filter(|it| it.parts.len() == 1) {
+            parts.iter().for_each(|part| sure.entry(part.clone()).or_default().extend(because.iter().cloned()));
         }
-        blamed.retain(is_free);
+        // Endpoints last: with those of a class its rules go as well, whosever they are.
+        if sure.keys().any(|part| !is_endpoint(part)) {
+            sure.retain(|part, _| !is_endpoint(part));
+        }
+        if !sure.is_empty() {
+            self.suspects.extend(tried.into_iter().filter(|part| !sure.contains_key(part)));
+            for (part, because) in sure {
+                self.refuse(part, because, message, true);
+            }
+            return true;
+        }
         let named = !blamed.is_empty();
-        let mut parts = match (named, tried.is_empty()) {
-            (true, _) => blamed,
+        let because: BTreeSet<Part> = blamed.iter().flat_map(|it| &it.because).cloned().collect();
+        let mut parts: BTreeSet<Part> = match (named, tried.is_empty()) {
+            (true, _) => blamed.into_iter().flat_map(|it| it.parts).collect(),
             (false, false) => tried.clone(),
             (false, true) => {
                 self.whole += 1;
-                // After a restart what is in force is the table's, and nothing of it can be held.
-                if !self.known || self.whole < PATIENCE || self.unnamed >= MANY {
+                if self.whole < PATIENCE || self.unnamed >= MANY {
                     return false;
                 }
-                Part::that_differ(policy, &self.in_force).into_iter().filter(is_free).collect()
+                Part::that_differ(policy, &self.in_force).into_iter().filter(|part| self.is_free(part, policy)).collect()
             }
         };
-        if named {
-            self.refused.retain(|part, _| !no_help.contains(part));
+        // After a restart what is in force is the table's, and nothing of it can be held: not all is closed because of one.
+        let can_be_held = self.known || named && parts.iter().all(is_endpoint);
+        if !can_be_held {
+            return false;
         }
+        self.refused.retain(|part, _| !because.contains(part));
         self.suspects.extend(tried.into_iter().filter(|part| !parts.contains(part)));
         self.lot = (parts.len() / 2).max(1);
         if parts.len() > 1 {
@@ -180,15 +218,38 @@ impl HeldBack {
         let Some(part) = parts.pop_first() else {
             return self.give_up();
         };
-        if !named {
-            self.unnamed += 1;
-            if self.unnamed >= MANY {
-                return self.give_up();
-            }
+        self.unnamed += 1;
+        if self.unnamed >= MANY {
+            return self.give_up();
         }
-        let wait = if named { WAIT } else { SHORT_WAIT };
-        self.refused.insert(part, Refusal { policy: policy.clone(), message: message.into(), named, wait });
+        self.refuse(part, BTreeSet::new(), message, false);
         true
+    }
+
+    /// Of the first of these parts those that can be held back; where none can, as they are as they were, of the next, and then of those that
+    /// have a use for them.
+    fn free(&self, blamed: Vec<BTreeSet<Part>>, policy: &NodePolicy) -> Blamed {
+        let any_free = |parts: &BTreeSet<Part>| parts.iter().any(|part| self.is_free(part, policy));
+        let at = blamed.iter().position(any_free);
+        let mut because: BTreeSet<Part> = blamed.iter().take(at.unwrap_or(blamed.len())).flatten().cloned().collect();
+        let mut parts = blamed.get(at.unwrap_or_default()).cloned().unwrap_or_default();
+        while !parts.is_empty() && !any_free(&parts) {
+            let users = parts.iter().flat_map(|part| part.users(policy)).collect();
+            because.append(&mut std::mem::replace(&mut parts, users));
+        }
+        parts.retain(|part| self.is_free(part, policy));
+        Blamed { parts, because }
+    }
+
+    fn is_free(&self, part: &Part, policy: &NodePolicy) -> bool {
+        !self.refused.contains_key(part) && !self.suspects.contains(part) && !part.is_same(policy, &self.in_force)
+    }
+
+    /// Holds it back, and not what it was of no help to hold back.
+    fn refuse(&mut self, part: Part, because: BTreeSet<Part>, message: &str, named: bool) {
+        self.refused.retain(|part, _| !because.contains(part));
+        let wait = if named { WAIT } else { SHORT_WAIT };
+        self.refused.insert(part, Refusal { policy: self.wanted.clone(), because, message: message.into(), named, wait });
     }
 
     /// What is refused is none of the parts, or all: nothing is held back that the kernel has not named, until the table is looked at.

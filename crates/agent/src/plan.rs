@@ -122,8 +122,7 @@ impl Planner {
     /// The kernel refused the last plan because of these steps, or without a word of any; whether the next one leaves what it may be about as
     /// it was.
     pub fn refused(&mut self, steps: &[Op], message: &str) -> bool {
-        let blamed = steps.iter().flat_map(|step| self.lowering.blame(step)).collect();
-        self.held_back.add(blamed, &self.policy, message)
+        self.held_back.add(self.lowering.blame(steps), &self.policy, message)
     }
 
     /// The table is looked at: what was refused long ago is in the next plan.

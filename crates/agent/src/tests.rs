@@ -110,8 +110,18 @@ struct Flaky {
 enum Says {
     #[error("step 3 (AddSet \"x\"): ENOMEM")]
     NoMemory,
-    #[error("step {0}: EINVAL")]
-    Step(usize),
+    #[error("step {}: EINVAL", .0[0])]
+    Steps(Vec<usize>),
+}
+
+impl Flaky {
+    /// What it dislikes, and what cannot be done without that: a kernel goes on to the end.
+    fn refusals(&self, transaction: &Transaction) -> Vec<usize> {
+        let mut inner = self.inner.clone();
+        let mut refuses =
+            |op: &ruleset::Op| format!("{op}\n").contains(&self.dislikes) || inner.commit(&Transaction { ops: vec![op.clone()] }).is_err();
+        transaction.ops.iter().enumerate().filter(|(_, op)| refuses(op)).map(|(step, _)| step).collect()
+    }
 }
 
 impl Kernel for Flaky {
@@ -131,8 +141,8 @@ impl Kernel for Flaky {
             return Err(Says::NoMemory);
         }
         let says = |words: &String| transaction.ops.iter().position(|op| !words.is_empty() && format!("{op}\n").contains(words));
-        if let Some(step) = says(&self.dislikes) {
-            return Err(Says::Step(step));
+        if says(&self.dislikes).is_some() {
+            return Err(Says::Steps(self.refusals(transaction)));
         }
         if says(&self.dreads).is_some() {
             return Err(Says::NoMemory);
@@ -153,7 +163,7 @@ impl Kernel for Flaky {
     fn refused(error: &Says) -> Option<Vec<usize>> {
         match error {
             Says::NoMemory => Some(Vec::new()),
-            Says::Step(step) => Some(vec![*step]),
+            Says::Steps(steps) => Some(steps.clone()),
         }
     }
 

@@ -8,10 +8,11 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use policy::model::{Direction, Endpoint, GroupRef, GroupRules, NodePolicy, Peer, PodRef, PrefixListRef};
 
+use crate::class;
 use crate::lower::{FAMILIES, group_denied_counter, members_name, own_chain, prefixes_name, rule_counter};
-use crate::lowering::Lowering;
+use crate::lowering::{Class, Lowering};
 use crate::piece::{Merge, Peers, Piece};
-use crate::{Op, Rule};
+use crate::{Action, Match, Op, Rule};
 
 /// A part of the policy that can stay as it was while everything else goes on, and nothing opens.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +47,7 @@ impl Part {
             Part::Endpoint(pod) if policy.endpoints.get(pod).is_some_and(|endpoint| endpoint.closed) => {
                 "it is closed, whatever its groups allow"
             }
-            Part::Endpoint(_) => "it is in the groups that it was in before",
+            Part::Endpoint(_) => "it is in no other groups than before",
         }
     }
 
@@ -86,7 +87,7 @@ impl Part {
     }
 
     /// Makes it what it is elsewhere; what is not there allows nothing and matches nothing. What has left the policy stays away. An endpoint
-    /// is closed if its chains would not be what they are there: if it has other addresses, or was in a group that has no rules any more.
+    /// is closed if it would be in a group that it should not be in any more, or if its chains would not be what they are there.
     pub fn take_from(&self, from: &NodePolicy, policy: &mut NodePolicy) {
         match self {
             Part::Rules(group) => {
@@ -95,19 +96,23 @@ impl Part {
                 }
             }
             Part::Members(group) => {
-                if let Some(members) = policy.members.get_mut(group) {
-                    *members = from.members.get(group).cloned().unwrap_or_default();
+                match (policy.members.get_mut(group), from.members.get(group)) {
+                    (Some(members), Some(before)) => members.clone_from(before),
+                    // Not empty: an empty set would be there as well.
+                    _ => drop(policy.members.remove(group)),
                 }
             }
-            Part::PrefixList(list) => {
-                if let Some(entries) = policy.prefix_lists.get_mut(list) {
-                    *entries = from.prefix_lists.get(list).cloned().unwrap_or_default();
-                }
-            }
+            Part::PrefixList(list) => match (policy.prefix_lists.get_mut(list), from.prefix_lists.get(list)) {
+                (Some(entries), Some(before)) => entries.clone_from(before),
+                _ => drop(policy.prefix_lists.remove(list)),
+            },
             Part::Endpoint(pod) => {
                 let Some(endpoint) = policy.endpoints.get(pod) else { return };
                 let knows = |group: &GroupRef| policy.groups.contains_key(group) == from.groups.contains_key(group);
-                let stands = |before: &&Endpoint| before.addresses == endpoint.addresses && before.groups.iter().all(knows);
+                let stands = |before: &&Endpoint| {
+                    let may_be_there = before.addresses == endpoint.addresses && before.groups.is_subset(&endpoint.groups);
+                    may_be_there && before.groups.iter().all(knows)
+                };
                 let before = from.endpoints.get(pod).filter(stands).cloned();
                 let endpoint =
                     before.unwrap_or_else(|| Endpoint { addresses: endpoint.addresses.clone(), closed: true, ..Endpoint::default() });
@@ -126,11 +131,21 @@ fn come<K: Ord + Clone, V: Clone + PartialEq>(before: &OrdMap<K, V>, after: &Ord
 }
 
 impl Lowering {
-    /// What a step towards the last ruleset is about; nothing where that is no object that could be left as it was.
-    pub fn blame(&self, op: &Op) -> BTreeSet<Part> {
-        match op {
-            Op::AddRule(chain, rule) => self.of_rule(chain, rule),
-            Op::AddChain(chain, _) | Op::FlushChain(chain) | Op::DeleteChain(chain) => self.of_chain(chain),
+    /// What each of these steps towards the last ruleset, all of which are refused, is about: one part, one of several, or nothing that could be
+    /// left as it was. First what it most likely is, and then what it may be where that has not changed. A kernel goes on after a step that it
+    /// refuses, so it also refuses all that needs what that would have made; those say nothing.
+    pub fn blame(&self, refused: &[Op]) -> Vec<Vec<BTreeSet<Part>>> {
+        let missing: BTreeSet<Thing> = refused.iter().filter_map(made).collect();
+        let by_itself = |op: &&Op| !needed(op).iter().any(|thing| missing.contains(thing));
+        refused.iter().filter(by_itself).map(|op| self.about(op)).collect()
+    }
+
+    fn about(&self, op: &Op) -> Vec<BTreeSet<Part>> {
+        let parts = match op {
+            Op::AddRule(chain, rule) => return vec![self.of_rule(chain, rule), self.named_by(rule)],
+            // It is there whatever rules it has.
+            Op::AddChain(chain, _) => self.of_new_chain(chain),
+            Op::FlushChain(chain) | Op::DeleteChain(chain) => self.of_chain(chain),
             Op::AddPortMap(map, _) | Op::AddPorts(map, _) | Op::DeletePorts(map, _) => self.of_port_map(map),
             Op::DeleteMap(map) => self.of_port_map(map).into_iter().chain(self.of_set(map)).collect(),
             Op::AddCounter(counter) | Op::ContinueCounter(counter, _) | Op::DeleteCounter(counter) => self.of_counter(counter),
@@ -141,7 +156,17 @@ impl Lowering {
             Op::AddCounterMap(map, ..) | Op::AddCounted(map, _) | Op::DeleteCounted(map, _) => self.of_set(map),
             Op::AddMapElements(_, elements) => elements.values().flat_map(|chain| self.of_chain(chain)).collect(),
             Op::AddTable | Op::DeleteTable | Op::AddMap(..) | Op::DeleteMapElements(..) => BTreeSet::new(),
-        }
+        };
+        vec![parts]
+    }
+
+    /// Whose members and entries a rule looks at.
+    fn named_by(&self, rule: &Rule) -> BTreeSet<Part> {
+        let set = |test: &Match| match test {
+            Match::InSet { set: name, .. } | Match::CountedIn { map: name, .. } => self.of_set(name),
+            _ => BTreeSet::new(),
+        };
+        rule.matches.iter().flat_map(set).collect()
     }
 
     /// The group whose counter it has, or all that the class has.
@@ -150,6 +175,14 @@ impl Lowering {
         let counted = rule.counter.as_ref().map(|counter| self.of_counter(counter)).unwrap_or_default();
         let both: BTreeSet<Part> = class.intersection(&counted).cloned().collect();
         if both.is_empty() { class } else { both }
+    }
+
+    /// The endpoints of a class, where it is the first of its chains.
+    fn of_new_chain(&self, chain: &str) -> BTreeSet<Part> {
+        let is_first = |(direction, groups): &&Class| class::name(groups, *direction) == chain;
+        let Some((_, groups)) = self.classes().map(|(class, _)| class).find(is_first) else { return self.of_chain(chain) };
+        let is_of = |(_, endpoint): &(&PodRef, &Endpoint)| self.groups_with_a_say(endpoint).eq(groups);
+        self.policy().endpoints.iter().filter(is_of).map(|(pod, _)| Part::Endpoint(pod.clone())).collect()
     }
 
     /// The groups of a class, or an endpoint.
@@ -186,7 +219,7 @@ impl Lowering {
         let lists = self.policy().prefix_lists.keys().filter(is_list).map(|list| Part::PrefixList(list.clone()));
         let merged = self.merges().filter(is_merged).flat_map(|merge| match merge.peers() {
             Peers::Groups(groups) => groups.keys().cloned().map(Part::Members).collect::<Vec<_>>(),
-            Peers::Nets(peers) => self.naming(peers).map(Part::Rules).collect(),
+            Peers::Nets(peers) => self.naming(peers).map(Part::Rules).chain(lists_of(peers)).collect(),
         });
         members.chain(lists).chain(merged).collect()
     }
@@ -195,5 +228,59 @@ impl Lowering {
     fn naming(&self, peers: &BTreeMap<Peer, Arc<str>>) -> impl Iterator<Item = GroupRef> {
         let names = |(_, rules): &(&GroupRef, &Arc<GroupRules>)| rules.all().any(|rule| peers.contains_key(&rule.peer));
         self.policy().groups.iter().filter(names).map(|(group, _)| group.clone())
+    }
+}
+
+fn lists_of(peers: &BTreeMap<Peer, Arc<str>>) -> impl Iterator<Item = Part> {
+    peers.keys().filter_map(|peer| match peer {
+        Peer::PrefixList(list) => Some(Part::PrefixList(list.clone())),
+        Peer::Net(_) | Peer::Group(_) => None,
+    })
+}
+
+/// What has a name in the table. Chains have names of their own, and so have counters; sets and maps share theirs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Thing<'a> {
+    Chain(&'a str),
+    Counter(&'a str),
+    Set(&'a str),
+}
+
+/// What a step makes.
+fn made(op: &Op) -> Option<Thing<'_>> {
+    match op {
+        Op::AddChain(name, _) => Some(Thing::Chain(name)),
+        Op::AddCounter(name) | Op::ContinueCounter(name, _) => Some(Thing::Counter(name)),
+        Op::AddSet(name, _) | Op::AddIntervalSet(name, _) => Some(Thing::Set(name)),
+        Op::AddMap(name, _) | Op::AddPortMap(name, _) | Op::AddCounterMap(name, ..) => Some(Thing::Set(name)),
+        _ => None,
+    }
+}
+
+/// What has to be there for a step that makes something.
+fn needed(op: &Op) -> Vec<Thing<'_>> {
+    match op {
+        Op::AddRule(chain, rule) => {
+            let mut needed = vec![Thing::Chain(chain)];
+            needed.extend(rule.counter.as_deref().map(Thing::Counter));
+            needed.extend(rule.matches.iter().filter_map(|test| match test {
+                Match::InSet { set, .. } => Some(Thing::Set(set)),
+                Match::CountedIn { map, .. } => Some(Thing::Set(map)),
+                _ => None,
+            }));
+            needed.extend(match &rule.action {
+                Action::Jump(to) | Action::Goto(to) => Some(Thing::Chain(to)),
+                Action::Lookup { map, .. } | Action::PortLookup(map) => Some(Thing::Set(map)),
+                _ => None,
+            });
+            needed
+        }
+        Op::AddElements(set, _) | Op::AddIntervals(set, _) => vec![Thing::Set(set)],
+        Op::AddMapElements(map, elements) => [Thing::Set(map)].into_iter().chain(elements.values().map(|to| Thing::Chain(to))).collect(),
+        Op::AddPorts(map, ports) => [Thing::Set(map)].into_iter().chain(ports.elements.values().map(|(_, to)| Thing::Chain(to))).collect(),
+        Op::AddCounted(map, counted) => {
+            [Thing::Set(map)].into_iter().chain(counted.elements.values().map(|(_, counter)| Thing::Counter(counter))).collect()
+        }
+        _ => Vec::new(),
     }
 }

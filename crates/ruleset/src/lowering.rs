@@ -182,6 +182,11 @@ impl Lowering {
         self.classes.iter()
     }
 
+    /// A group whose rules are not known allows nothing (S38).
+    pub(crate) fn groups_with_a_say<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = &'a GroupRef> {
+        endpoint.groups.iter().filter(|group| !endpoint.closed && self.policy.groups.contains_key(*group))
+    }
+
     /// Peers that are looked for in one map.
     pub(crate) fn merges(&self) -> impl Iterator<Item = &Merge> {
         self.merges.iter()
@@ -345,9 +350,7 @@ impl Lowering {
         let mut new = Vec::new();
         for pod in &differences.endpoints {
             let Some(endpoint) = self.policy.endpoints.get(pod) else { continue };
-            // A group whose rules are not known allows nothing (S38).
-            let has_say = |group: &&GroupRef| !endpoint.closed && self.policy.groups.contains_key(*group);
-            let groups: Vec<GroupRef> = endpoint.groups.iter().filter(has_say).cloned().collect();
+            let groups: Vec<GroupRef> = self.groups_with_a_say(endpoint).cloned().collect();
             let (mut piece, mut classes) = (Piece::default(), Vec::new());
             for direction in [Direction::Ingress, Direction::Egress] {
                 endpoint_chain(&mut piece, &self.policy, pod, endpoint, &groups, direction);

@@ -1,5 +1,7 @@
 //! One bad object never keeps the others from coming into force: what the kernel does not take of it stays as it was.
 
+use std::net::IpAddr;
+
 use policy::index::Object;
 use runtime::logs::{EnvFilter, Format, subscriber};
 use serde_json::json;
@@ -195,6 +197,7 @@ fn rules_that_stay_while_the_list_that_they_name_has_gone_are_not_said_to_be_in_
         (generations(&status), problems(&status)),
         (vec![("app".to_string(), 1)], vec![("SecurityGroup shop/web", "RefusedByKernel")])
     );
+    assert_eq!(status.prefix_lists, [], "nobody names it there");
 }
 
 #[test]
@@ -247,7 +250,7 @@ fn an_endpoint_that_is_refused_is_closed_while_others_go_on() {
         in_both().into_iter().for_each(|object| node.take(apply(object)));
         let status = node.settled();
         let table = node.table().unwrap();
-        assert_eq!(table.maps["in4"].elements[&"10.0.0.3".parse::<std::net::IpAddr>().unwrap()], "closed-in", "{refused}: {table}");
+        assert_eq!(table.maps["in4"].elements[&"10.0.0.3".parse::<IpAddr>().unwrap()], "closed-in", "{refused}: {table}");
         assert!(table.to_string().contains("th dport 8080"), "{refused}: {table}");
         assert_eq!(problems(&status), [("Pod shop/both-0", "RefusedByKernel")], "{refused}");
         assert!(status.problems[0].message.starts_with("it is closed, whatever its groups allow, for"), "{}", status.problems[0].message);
@@ -268,22 +271,137 @@ fn an_endpoint_in_force_stays_in_its_groups_where_its_new_ones_are_refused() {
     let mut node = Node::with(&in_both(), &[]);
     node.synced();
     disliking(&mut node, "in-pod/shop/web-0");
-    node.take(apply(pod("web-0", "app", "10.0.0.1")));
+    node.take(apply(pod("web-0", "both", "10.0.0.1")));
     node.take(apply(opens("app", 2, &[8081], everybody())));
     let status = node.settled();
+    let chain = |node: &mut Node, address: &str| node.table().unwrap().maps["in4"].elements[&address.parse::<IpAddr>().unwrap()].clone();
     assert!(has(&mut node, "jump in/shop/web\n") && has(&mut node, "th dport 8081"), "{}", node.table().unwrap());
     assert_eq!(problems(&status), [("Pod shop/web-0", "RefusedByKernel")]);
-    assert!(status.problems[0].message.starts_with("it is in the groups that it was in before, for"), "{}", status.problems[0].message);
-    assert_eq!((generations(&status), attached(&status)), (vec![("web".to_string(), 1)], vec!["both"]));
+    assert!(status.problems[0].message.starts_with("it is in no other groups than before, for"), "{}", status.problems[0].message);
+    assert_eq!((generations(&status), attached(&status)), (vec![], vec!["app"]));
     // With another address it would not be guarded as it was.
-    node.take(apply(pod("web-0", "app", "10.0.0.9")));
+    node.take(apply(pod("web-0", "both", "10.0.0.9")));
     node.settled();
-    assert_eq!(node.table().unwrap().maps["in4"].elements[&"10.0.0.9".parse::<std::net::IpAddr>().unwrap()], "closed-in");
+    assert_eq!(chain(&mut node, "10.0.0.9"), "closed-in");
+}
+
+/// It would be allowed what it should not be any more.
+#[test]
+fn an_endpoint_does_not_stay_in_a_group_that_it_should_have_left() {
+    let mut node = Node::with(&in_both(), &[]);
+    node.synced();
+    disliking(&mut node, "in-pod/shop/web-0");
+    node.take(apply(pod("web-0", "app", "10.0.0.1")));
+    let status = node.settled();
+    assert_eq!(node.table().unwrap().maps["in4"].elements[&"10.0.0.1".parse::<IpAddr>().unwrap()], "closed-in");
+    assert_eq!((generations(&status), attached(&status)), (vec![("web".to_string(), 1)], vec!["both"]));
+}
+
+/// A restart has forgotten how rules were before, and closes nobody whom the table guards well because of somebody else.
+#[test]
+fn after_a_restart_an_endpoint_that_is_refused_closes_no_other() {
+    let mut before = Node::with(&shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[8080], everybody())), &[]);
+    before.synced();
+    for refused in ["add chain inet k8s-sg in/shop/app_shop/web\n", "add chain inet k8s-sg in-pod/shop/both-0\n"] {
+        let mut node = Node::on(Flaky { inner: before.enforcement.kernel().inner.clone(), ..Flaky::default() });
+        let whole = node.table().unwrap();
+        disliking(&mut node, refused);
+        node.list(&in_both());
+        let status = node.settled();
+        assert_eq!(problems(&status), [("Pod shop/both-0", "RefusedByKernel")], "{refused}");
+        let table = node.table().unwrap();
+        for chain in ["in-pod/shop/web-0", "in/shop/web", "in-pod/shop/app-0", "in/shop/app"] {
+            assert_eq!(table.chains[chain], whole.chains[chain], "{refused}: {chain}");
+        }
+        assert_eq!(table.maps["in4"].elements[&"10.0.0.3".parse::<IpAddr>().unwrap()], "closed-in");
+    }
+}
+
+/// And so it is where the table is made anew: what fails because of one step is nobody else's fault.
+#[test]
+fn where_the_table_is_made_anew_an_endpoint_that_is_refused_closes_no_other() {
+    for refused in ["add chain inet k8s-sg in-pod/shop/both-0\n", "add chain inet k8s-sg out/shop/app_shop/web\n"] {
+        let mut node = Node::new();
+        disliking(&mut node, refused);
+        node.list(&in_both());
+        let status = node.settled();
+        assert_eq!(problems(&status), [("Pod shop/both-0", "RefusedByKernel")], "{refused}");
+        assert!(has(&mut node, "jump in/shop/web\n") && has(&mut node, "th dport 8080"), "{refused}");
+    }
+}
+
+/// S20: until the kernel takes it, a group that is named is as if it were not there.
+#[test]
+fn a_named_group_that_comes_later_and_is_refused_keeps_nobody_from_anything() {
+    for refused in ["add set inet k8s-sg members4/shop/peers", "saddr @members4/shop/peers"] {
+        let naming = opens("web", 1, &[80], json!({"securityGroup": {"name": "peers"}}));
+        let mut node = Node::with(&shop(naming, opens("app", 1, &[80], everybody())), &[]);
+        node.synced();
+        disliking(&mut node, refused);
+        node.take(apply(group("peers", 1, &[])));
+        let _ = node.sync();
+        node.slices(0, Change::Apply(slice("peers", &["10.1.0.1"])));
+        node.take(apply(pod("web-1", "web", "10.0.0.5")));
+        let status = node.settled();
+        assert!(has(&mut node, "in-pod/shop/web-1"), "{refused}: {}", node.table().unwrap());
+        assert_eq!(problems(&status), [("SecurityGroup shop/peers", "RefusedByKernel")], "{refused}");
+        assert_eq!(generations(&status), [("app".to_string(), 1)], "{refused}");
+    }
+}
+
+#[test]
+fn what_is_held_back_because_of_something_else_is_tried_when_that_is_another() {
+    let mut node = Node::with(&shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody())), &[]);
+    node.synced();
+    // The rules of the class are those that are in force elsewhere: it is the pod's class that is refused.
+    disliking(&mut node, "add rule inet k8s-sg in/shop/app_shop/web meta l4proto 6 th dport 8080");
+    in_both().into_iter().filter(|object| *object != opens("app", 1, &[8080], everybody())).for_each(|object| node.take(apply(object)));
+    node.settled();
+    node.take(apply(opens("app", 2, &[8080], everybody())));
+    let status = node.settled();
+    assert_eq!(problems(&status), [("SecurityGroup shop/app", "RefusedByKernel")]);
+    disliking(&mut node, "add rule inet k8s-sg in/shop/app_shop/web");
+    node.take(delete(Kind::Pod, "both-0"));
+    node.settled();
+    node.take(apply(pod("both-0", "both", "10.0.0.3")));
+    assert_eq!(problems(&node.settled()), [("Pod shop/both-0", "RefusedByKernel")]);
+    disliking(&mut node, "");
+    node.take(apply(opens("app", 3, &[8081], everybody())));
+    assert_eq!(problems(&node.settled()), [], "other rules of its groups may be taken");
+}
+
+/// A report has room for so many, and users may write as many as they like.
+#[test]
+fn what_is_refused_comes_before_what_is_written_wrongly() {
+    let wrong: Vec<_> = (0..150).map(|n| json!({"protocol": format!("NONE{n}"), "from": [{"cidr": "0.0.0.0/0"}]})).collect();
+    let mut node = Node::with(&shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody())), &[]);
+    node.synced();
+    disliking(&mut node, "th dport 666");
+    node.take(apply(Object::security_group(&metadata("app", 2), &json!({"ingress": wrong, "egress": []}))));
+    node.take(apply(opens("web", 2, &[666], everybody())));
+    let status = node.settled();
+    assert!(status.problems.len() > 100, "{}", status.problems.len());
+    assert!(problems(&status).contains(&("SecurityGroup shop/web", "RefusedByKernel")), "{:?}", problems(&status));
+}
+
+/// As many refusals as there are steps are known at once.
+#[test]
+fn many_that_are_named_are_not_sought() {
+    let mut node = Node::with(&shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody())), &[]);
+    node.synced();
+    disliking(&mut node, "add chain inet k8s-sg in-pod/shop/bad-");
+    for n in 0..40 {
+        node.take(apply(pod(&format!("bad-{n}"), "web", &format!("10.0.3.{n}"))));
+        node.take(apply(pod(&format!("good-{n}"), "web", &format!("10.0.4.{n}"))));
+    }
+    let (refusals, status) = settle(&mut node);
+    assert_eq!((refusals, status.problems.len(), node.searching), (2, 40, false));
+    assert_eq!(node.table().unwrap().chains.keys().filter(|chain| chain.starts_with("in-pod/shop/good-")).count(), 40);
 }
 
 /// What is refused is there for whom names it, though nobody is in it.
 #[test]
-fn who_names_what_the_kernel_does_not_take_is_as_before_and_everybody_else_goes_on() {
+fn who_names_what_the_kernel_does_not_take_is_not_in_force_and_everybody_else_is() {
     let naming = |generation| opens("web", generation, &[80], json!({"securityGroup": {"name": "peers"}}));
     let mut node = Node::with(&shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody())), &[]);
     node.synced();
@@ -292,8 +410,10 @@ fn who_names_what_the_kernel_does_not_take_is_as_before_and_everybody_else_goes_
     let _ = node.sync();
     node.slices(0, Change::Apply(slice("peers", &[])));
     let status = node.settled();
-    assert_eq!(generations(&status), [("app".to_string(), 2), ("web".to_string(), 1)]);
-    assert!(has(&mut node, "th dport 80 "), "{}", node.table().unwrap());
+    assert_eq!(
+        (generations(&status), problems(&status)),
+        (vec![("app".to_string(), 2)], vec![("SecurityGroup shop/peers", "RefusedByKernel")])
+    );
 }
 
 /// A node on which this is in force, or which has just booted, learns of everything that rules can name.
