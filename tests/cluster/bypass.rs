@@ -58,8 +58,22 @@ fn past_the_node(cluster: &Cluster) -> Result<()> {
         let answer = cluster.exec("b", "macvlan-a", &["/bin/probe", "tcp", &address.to_string(), "80"]);
         ensure!(answer.is_ok(), "and so it is, packets do pass: {answer:?}");
     }
+    logged(cluster, "macvlan-a")?;
     cluster.kubectl(&["delete", "pod", "macvlan-a", "macvlan-b", "--namespace=b"])?;
     over(cluster, "TrafficFiltered")
+}
+
+/// One line of JSON names the pod.
+fn logged(cluster: &Cluster, name: &str) -> Result<()> {
+    let agents = agents(cluster)?;
+    let agent = agents.first().and_then(|pod| pod["metadata"]["name"].as_str()).context("an agent")?;
+    let log = cluster.kubectl(&["logs", agent, "--namespace=kube-security-groups"])?;
+    let lines = log.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>()?;
+    let about: Vec<&Value> = lines.iter().filter(|line| line["name"] == name).collect();
+    ensure!(about.len() == 1, "once: {about:?}");
+    let fields = ["level", "kind", "namespace", "reason"].map(|field| about[0][field].as_str().unwrap_or_default());
+    ensure!(fields == ["WARN", "Pod", "b", "NotForwardedHere"], "{}", about[0]);
+    Ok(())
 }
 
 /// What a kernel without nfnetlink answers.

@@ -10,7 +10,6 @@
 mod draft;
 mod generate;
 pub mod history;
-mod log;
 pub mod manifest;
 pub mod metrics;
 mod program;
@@ -19,7 +18,6 @@ pub mod steps;
 
 pub use draft::{Draft, Guard, Piece};
 pub use generate::{Edit, case, draft, edit, entry, icmp_kinds, node_policy, packet, ports};
-pub use log::Log;
 pub use manifest::Manifest;
 pub use program::{Event, Program, from_scratch};
 pub use scenario::Scenario;

@@ -3,9 +3,7 @@
 use std::net::IpAddr;
 
 use policy::index::Object;
-use runtime::logs::{EnvFilter, Format, subscriber};
 use serde_json::json;
-use testkit::Log;
 
 use super::*;
 
@@ -465,28 +463,4 @@ fn no_object_keeps_the_others_from_coming_into_force() {
             }
         }
     }
-}
-
-#[test]
-fn what_is_refused_is_logged_once_with_its_name() {
-    let text = [Format::Json, Format::Text].map(|format| {
-        let log = Log::default();
-        let writer = log.clone();
-        let _logging = tracing::subscriber::set_default(subscriber(format, EnvFilter::new("info"), false, move || writer.clone()));
-        let mut node = Node::with(&shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody())), &[]);
-        disliking(&mut node, "th dport 666");
-        node.take(apply(opens("web", 2, &[666], everybody())));
-        settle(&mut node);
-        node.take(apply(opens("app", 2, &[81], everybody())));
-        node.synced();
-        log
-    });
-    let [json, text] = text;
-    let lines: Vec<_> = json.lines().into_iter().filter(|line| line["reason"] == "RefusedByKernel").collect();
-    assert_eq!(lines.len(), 1, "{lines:#?}");
-    let of = |field: &str| lines[0][field].as_str().unwrap_or_default();
-    assert_eq!([of("level"), of("kind"), of("namespace"), of("name")], ["WARN", "SecurityGroup", "shop", "web"]);
-    assert!(of("message").starts_with("not in force as written: its rules are as before"), "{}", of("message"));
-    let named = r#"kind="SecurityGroup" namespace="shop" name="web""#;
-    assert_eq!(text.text().lines().filter(|line| line.contains(named)).count(), 1, "{}", text.text());
 }

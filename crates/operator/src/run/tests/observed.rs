@@ -1,7 +1,10 @@
 //! What is seen from outside: metrics and logs.
 
+use std::io::Write;
+use std::sync::Mutex;
+
 use runtime::logs::{EnvFilter, Format, subscriber};
-use testkit::Log;
+use serde_json::Value;
 
 use super::*;
 
@@ -30,6 +33,27 @@ async fn the_page_of_metrics_lists_what_is_served_and_nothing_else() {
         sleep(Duration::from_millis(10)).await;
     }
     testkit::metrics::documented("securitygroups_operator", &page()).unwrap_or_else(|why| panic!("{why}"));
+}
+
+/// What a log has got so far.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("nobody panics with it").write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn lines(&self) -> Vec<Value> {
+        let bytes = self.0.lock().expect("nobody panics with it").clone();
+        String::from_utf8(bytes).expect("text").lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
 }
 
 #[tokio::test(start_paused = true)]
