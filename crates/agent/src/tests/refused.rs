@@ -464,3 +464,47 @@ fn no_object_keeps_the_others_from_coming_into_force() {
         }
     }
 }
+
+/// However many steps are refused, by name or without a word, and whatever is known of what was in force: the search comes to an end. Where it is
+/// about objects alone, a pod that comes is guarded.
+#[test]
+fn it_comes_to_rest() {
+    let former = shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody()));
+    let of_objects =
+        ["both-0", "in/shop", "members4", "prefixes4", "in-pod", "denied-in/shop", "shop/app", "shop/web", "shop/peers", "shop/"];
+    let of_all = ["add counter", "add set", "add chain", "add rule", "add element", "flush", "delete", "th dport", "jump exempt", "drop"];
+    let all = [&of_objects[..], &of_all].concat().into_iter().flat_map(|words| {
+        let known = [Known::Nothing, Known::All, Known::Forgotten];
+        known.into_iter().flat_map(move |known| [true, false].map(|by_name| (words, known, by_name)))
+    });
+    for (words, known, by_name) in all {
+        let mut node = learning(if known == Known::Nothing { &[] } else { &former }, |_| {});
+        if known == Known::Forgotten {
+            node.settled();
+            node = Node::on(Flaky { inner: node.enforcement.kernel().inner.clone(), ..Flaky::default() });
+            node.list(&in_both());
+        }
+        let kernel = node.enforcement.kernel();
+        *if by_name { &mut kernel.dislikes } else { &mut kernel.dreads } = words.into();
+        [pod("app-0", "both", "10.0.0.2"), pod("new-0", "web", "10.0.0.9"), opens("app", 3, &[8081, 8082], everybody())]
+            .into_iter()
+            .for_each(|object| node.take(apply(object)));
+        for look in 0..8 {
+            let searching: Vec<bool> = (0..40).map(|_| node.sync().is_some() && node.searching).collect();
+            assert!(!searching[30..].contains(&true), "{words:?}, {known:?}, look {look}: {searching:?}");
+            node.facts.looked();
+        }
+        if by_name && of_objects.contains(&words) {
+            let table = node.table().unwrap();
+            assert!(table.maps["in4"].elements.contains_key(&"10.0.0.9".parse::<IpAddr>().unwrap()), "{words:?}, {known:?}: {table}");
+        }
+    }
+}
+
+/// What a node knows of what was in force.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Known {
+    Nothing,
+    All,
+    Forgotten,
+}
