@@ -22,6 +22,7 @@ use crate::slices::Epoch;
 mod bridging;
 mod counting;
 mod enforcement;
+mod isolated;
 mod membership;
 mod pacing;
 mod passage;
