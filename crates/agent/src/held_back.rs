@@ -203,9 +203,9 @@ impl HeldBack {
                 Part::that_differ(policy, &self.in_force).into_iter().filter(|part| self.is_free(part, policy)).collect()
             }
         };
-        // After a restart what is in force is the table's, and nothing of it can be held: not all is closed because of one.
-        let can_be_held = self.known || named && parts.iter().all(is_endpoint);
-        if !can_be_held {
+        // After a restart what is in force is the table's, and nothing of it can be held: all is not closed because of nobody knows what. What
+        // is named is closed meanwhile: else pods that come would stay open.
+        if !self.known && !named {
             return false;
         }
         self.refused.retain(|part, _| !because.contains(part));

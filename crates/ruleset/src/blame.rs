@@ -41,9 +41,9 @@ impl Part {
     /// How it is where it was taken from elsewhere.
     pub fn what(&self, policy: &NodePolicy) -> &'static str {
         match self {
-            Part::Rules(_) => "its rules are as before",
-            Part::Members(_) => "its members are as before",
-            Part::PrefixList(_) => "its entries are as before",
+            Part::Rules(_) => "its rules are as before, or none if the agent has restarted since",
+            Part::Members(_) => "its members are those from before that still are, or none if the agent has restarted since",
+            Part::PrefixList(_) => "its entries are as before, or none if the agent has restarted since",
             Part::Endpoint(pod) if policy.endpoints.get(pod).is_some_and(|endpoint| endpoint.closed) => {
                 "it is closed, whatever its groups allow"
             }
@@ -97,7 +97,8 @@ impl Part {
             }
             Part::Members(group) => {
                 match (policy.members.get_mut(group), from.members.get(group)) {
-                    (Some(members), Some(before)) => members.clone_from(before),
+                    // Who has left has left: somebody else may have that address by now.
+                    (Some(members), Some(before)) => *members = before.clone().intersection(members.clone()),
                     // Not empty: an empty set would be there as well.
                     _ => drop(policy.members.remove(group)),
                 }

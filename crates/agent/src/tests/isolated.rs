@@ -257,6 +257,46 @@ fn no_object_keeps_the_others_from_coming_into_force() {
     }
 }
 
+/// Also right after a start, and where it may be about several: pods that come are guarded.
+#[test]
+fn one_of_several_that_is_refused_after_a_start_is_found() {
+    let rules: Vec<_> = (0..20).map(|n| json!({"protocol": "TCP", "port": 1000 + 2 * n, "from": [{"cidr": "0.0.0.0/0"}]})).collect();
+    let many = |name| Object::security_group(&metadata(name, 1), &json!({"ingress": rules, "egress": []}));
+    let mut objects = in_both();
+    objects.retain(|object| *object != opens("web", 1, &[80], everybody()) && *object != opens("app", 1, &[8080], everybody()));
+    objects.extend([many("web"), many("app")]);
+    for before in [vec![], shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody()))] {
+        let mut node = Node::new();
+        if !before.is_empty() {
+            let inner = Node::with(&before, &[]).enforcement.kernel().inner.clone();
+            node = Node::on(Flaky { inner, ..Flaky::default() });
+        }
+        disliking(&mut node, "vmap @in/shop/app_shop/web");
+        node.list(&objects);
+        assert!(node.sync().unwrap().is_err(), "there is a map of ports, and it is refused");
+        node.settled();
+        let table = node.table().unwrap();
+        assert_eq!(table.maps["in4"].elements.len(), 3, "all are guarded: {table}");
+    }
+}
+
+/// Who has left a group has left it, whatever of it is refused: somebody else may have the address.
+#[test]
+fn members_that_are_as_before_are_without_those_who_have_left() {
+    let naming = opens("web", 1, &[80], json!({"securityGroup": {"name": "peers"}}));
+    let mut objects = shop(naming, opens("app", 1, &[80], everybody()));
+    objects.push(group("peers", 1, &[]));
+    let mut node = Node::with(&objects, &[slice("peers", &["10.1.0.1", "10.1.0.2"])]);
+    node.synced();
+    disliking(&mut node, "10.6.6.6");
+    node.slices(0, Change::Apply(slice("peers", &["10.1.0.1", "10.6.6.6"])));
+    node.settled();
+    assert!(has(&mut node, "10.1.0.1") && !has(&mut node, "10.1.0.2") && !has(&mut node, "10.6.6.6"), "{}", node.table().unwrap());
+    node.slices(0, Change::Apply(slice("peers", &["10.6.6.6"])));
+    node.settled();
+    assert!(!has(&mut node, "10.1.0.1"), "{}", node.table().unwrap());
+}
+
 /// However many steps are refused, by name or without a word, and whatever is known of what was in force: the search comes to an end. Where it is
 /// about objects alone, a pod that comes is guarded.
 #[test]
