@@ -1,6 +1,6 @@
 //! What is said of what is in force.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use api::{AppliedGroup, NodeReportStatus, PacketCounts, ReportedProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -29,7 +29,7 @@ pub struct Report {
     /// When somebody else's changes of the table were last put right, and how often since this program started.
     repaired: Option<(Time, u64)>,
     /// The problems that have been logged.
-    logged: BTreeSet<ReportedProblem>,
+    logged: Vec<ReportedProblem>,
 }
 
 /// So long a repair is to be seen in the report.
@@ -154,13 +154,16 @@ impl Report {
 
     /// Each problem once, as long as it is one.
     fn log(&mut self) {
+        if self.logged == self.status.problems {
+            return;
+        }
         for problem in self.status.problems.iter().filter(|problem| !self.logged.contains(*problem)) {
             let (kind, object) = problem.object.split_once(' ').unwrap_or((&problem.object, ""));
             let (namespace, name) = object.split_once('/').unwrap_or(("", object));
             let ReportedProblem { rule, reason, message, .. } = problem;
             tracing::warn!(kind, namespace, name, rule, reason, "not in force as written: {message}");
         }
-        self.logged = self.status.problems.iter().cloned().collect();
+        self.logged.clone_from(&self.status.problems);
     }
 
     fn intact(&self, now: &Time) -> Wanted {

@@ -65,16 +65,17 @@ impl Scenario {
     }
 
     /// All pods so far answer what they are denied (S32).
-    pub fn rejecting(mut self) -> Scenario {
-        let rejecting = |(pod, endpoint)| (pod, Endpoint { on_deny: OnDeny::Reject, ..endpoint });
-        self.policy.endpoints = self.policy.endpoints.into_iter().map(rejecting).collect();
-        self
+    pub fn rejecting(self) -> Scenario {
+        self.each(|endpoint| Endpoint { on_deny: OnDeny::Reject, ..endpoint })
     }
 
     /// The kernel takes no chains for the pods so far.
-    pub fn closed(mut self) -> Scenario {
-        let closed = |(pod, endpoint)| (pod, Endpoint { closed: true, ..endpoint });
-        self.policy.endpoints = self.policy.endpoints.into_iter().map(closed).collect();
+    pub fn closed(self) -> Scenario {
+        self.each(|endpoint| Endpoint { closed: true, ..endpoint })
+    }
+
+    fn each(mut self, change: impl Fn(Endpoint) -> Endpoint) -> Scenario {
+        self.policy.endpoints = self.policy.endpoints.into_iter().map(|(pod, endpoint)| (pod, change(endpoint))).collect();
         self
     }
 
