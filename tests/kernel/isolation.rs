@@ -75,7 +75,7 @@ fn a_group_that_the_kernel_refuses_stays_as_it_was_while_others_go_on() -> Resul
                     planner.committed();
                     return (refusals, problems);
                 }
-                Err(failure) => drop(failure.refused.map(|steps| planner.refused(&steps, &failure.message))),
+                Err(failure) => drop(planner.refused(&failure)),
             }
         }
         panic!("the kernel takes nothing")

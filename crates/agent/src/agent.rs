@@ -215,9 +215,7 @@ impl Agent {
                 self.metrics.failures.inc();
                 self.readiness.wait(KERNEL, format!("it did not take the last change, what was in force stays in force: {failure}"));
                 tracing::error!(%failure, "the kernel did not take the change; what was in force stays in force");
-                if let Some(steps) = &failure.refused
-                    && self.facts.refused(steps, &failure.message)
-                {
+                if self.facts.refused(&failure) {
                     tracing::warn!("the next try leaves what is refused as it was");
                     pace.search(Instant::now());
                 }

@@ -40,6 +40,8 @@ pub struct Failure {
     pub message: String,
     /// Hash of the table that is still in force; none: nobody knows what is.
     pub stands: Option<String>,
+    /// That table, as it was read before the plan was refused, and empty where there was none; `None` where it cannot be read.
+    pub found: Option<Box<Ruleset>>,
     /// The steps that the kernel does not take, none of them where it does not say which; `None` where the plan may have been right, and
     /// what is there is other than we thought, or cannot be read.
     pub refused: Option<Vec<Op>>,
@@ -94,8 +96,8 @@ impl<K: Kernel> Enforcement<K> {
         }
         let before = self.stands.clone();
         let (transaction, fingerprint) = match &self.held {
-            Held::Table(table, fingerprint) => (diff(table, &plan.ruleset), fingerprint.follow(table, &plan.ruleset)),
-            Held::Unread | Held::Unknown => (Transaction::replace(&plan.ruleset), Fingerprint::of(&plan.ruleset)),
+            Held::Table(table, fingerprint) if !plan.anew => (diff(table, &plan.ruleset), fingerprint.follow(table, &plan.ruleset)),
+            _ => (Transaction::replace(&plan.ruleset), Fingerprint::of(&plan.ruleset)),
         };
         let made_anew = transaction.replaces();
         let transaction = if made_anew || just_read { self.keeping(transaction) } else { transaction };
@@ -116,12 +118,18 @@ impl<K: Kernel> Enforcement<K> {
                 let held = std::mem::replace(&mut self.held, Held::Unread);
                 let refused: Option<Vec<Op>> =
                     K::refused(&error).map(|steps| steps.into_iter().filter_map(|step| part.ops.get(step).cloned()).collect());
-                if let (Held::Table(before, _), Phase::Change, Some(_)) = (held, phase, &refused) {
-                    self.take_back(&before);
+                let found = match held {
+                    Held::Table(table, _) => Some(table),
+                    // A table of whatever version has counters.
+                    Held::Unknown if self.counters().is_ok_and(|counted| counted.is_empty()) => Some(Ruleset::default()),
+                    Held::Unread | Held::Unknown => None,
+                };
+                if let (Some(before), Phase::Change, false, Some(_)) = (&found, phase, made_anew, &refused) {
+                    self.take_back(before);
                 }
                 // What is refused otherwise may fit what we believe, and not what is there.
                 let refused = refused.filter(|_| made_anew || just_read);
-                return Err(Failure { refused, ..self.failure(&error) });
+                return Err(Failure { found: found.map(Box::new), refused, ..self.failure(&error) });
             }
         }
         if just_read && let Err(error) = self.kernel.settle() {
@@ -189,7 +197,7 @@ impl<K: Kernel> Enforcement<K> {
     }
 
     fn failure(&self, error: &dyn Error) -> Failure {
-        Failure { message: with_causes(error), stands: self.stands.clone(), refused: None }
+        Failure { message: with_causes(error), stands: self.stands.clone(), found: None, refused: None }
     }
 
     /// Reads the table again: whether someone else has changed it. Then the next plan puts it right.

@@ -7,9 +7,9 @@ use k8s_openapi::jiff::Timestamp;
 use policy::index::{Changed, Kind};
 use policy::model::{Exemption, NodeName};
 use policy::{Cluster, Since};
-use ruleset::Op;
 use runtime::watch::Change;
 
+use crate::enforce::Failure;
 use crate::plan::{Plan, Planner};
 use crate::slices::{Epoch, Slices, concerns_slices};
 
@@ -93,10 +93,9 @@ impl<W> Facts<W> {
         self.planner.committed()
     }
 
-    /// The kernel refused the last plan because of these steps, or without a word of any; whether the next one, which is due at once, leaves
-    /// out what it may be about.
-    pub fn refused(&mut self, steps: &[Op], message: &str) -> bool {
-        self.planner.refused(steps, message)
+    /// The kernel refused the last plan; whether the next one, which is due at once, leaves out what it may be about.
+    pub fn refused(&mut self, failure: &Failure) -> bool {
+        self.planner.refused(failure)
     }
 
     /// The table has been looked at: what was refused long ago is tried again.

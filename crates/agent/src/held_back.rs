@@ -9,8 +9,9 @@ use std::sync::Arc;
 use api::ReportedProblem;
 use policy::model::{GroupRef, GroupRules, NodePolicy, PrefixListRef};
 use policy::{AttachmentRef, Resolution};
-use ruleset::Part;
+use ruleset::{Lowering, Op, Part, Ruleset};
 
+use crate::past::Past;
 use crate::plan::{Plan, name_of};
 
 /// The parts of the policy that are not in force as written. A restart forgets what they were before: then they allow nothing.
@@ -29,15 +30,18 @@ pub struct HeldBack {
     unnamed: u32,
     /// What should be in force.
     wanted: NodePolicy,
-    /// The last policy that came into force, if one has.
-    in_force: NodePolicy,
-    known: bool,
+    /// How what is held back was.
+    past: Past,
+    /// So many times since the table was looked at, what is another than when it was refused was tried at once.
+    tries: u32,
+    /// So many refusals one after another there was nothing to be held back because of.
+    helpless: u32,
 }
 
 #[derive(Clone, Debug)]
 struct Refusal {
-    /// What should have been in force then; where it is another part now, or another of those because of which it is held back, it is tried at
-    /// once.
+    /// What should have been in force then; where it is another part now, or another of those because of which it is held back, it may be tried
+    /// at once.
     policy: NodePolicy,
     /// The parts that it has a use for, and of which it was of no help to hold them back.
     because: BTreeSet<Part>,
@@ -67,18 +71,27 @@ const SHORT_WAIT: u32 = 1;
 const PATIENCE: u32 = 3;
 /// Where so many parts are refused, it is not the parts: the kernel takes nothing.
 const MANY: u32 = 4;
+/// Of what changes all the time the kernel is not asked all the time: everybody else waits meanwhile.
+const TRIES: u32 = 4;
+/// Of so many tries one after another the last is to make the table anew, where nothing can be held back.
+const HELPLESS: u32 = 3;
 
 impl HeldBack {
     /// A policy with what is held back as it was.
     pub fn out_of(&mut self, wanted: &NodePolicy) -> NodePolicy {
         self.wanted.clone_from(wanted);
-        self.refused.retain(|part, refusal| {
-            let is_same = |part: &Part| part.is_same(&refusal.policy, wanted);
-            refusal.wait > 0 && is_same(part) && refusal.because.iter().all(is_same)
-        });
+        let is_same = |part: &Part, refusal: &Refusal| {
+            let mut parts = std::iter::once(part).chain(&refusal.because);
+            parts.all(|part| part.is_same(&refusal.policy, wanted))
+        };
+        if self.tries < TRIES && self.refused.iter().any(|(part, refusal)| !is_same(part, refusal)) {
+            self.tries += 1;
+            self.refused.retain(|part, refusal| is_same(part, refusal));
+        }
+        self.refused.retain(|_, refusal| refusal.wait > 0);
         let mut policy = wanted.clone();
         for part in self.parts() {
-            part.take_from(&self.in_force, &mut policy);
+            part.take_from(self.past.in_force(), &mut policy);
         }
         if self.parts().any(|part| matches!(part, Part::Rules(_))) {
             policy.forget_unnamed();
@@ -138,7 +151,7 @@ impl HeldBack {
 
     /// Whether what is held back is in force as it was, with all that it names.
     fn stands(&self, part: &Part, wanted: &NodePolicy) -> bool {
-        let before = &self.in_force;
+        let before = self.past.in_force();
         match part {
             Part::Rules(group) => before.groups.get(group).is_some_and(|old| {
                 let named = |group| wanted.members.contains_key(group) || !before.members.contains_key(group);
@@ -154,13 +167,13 @@ impl HeldBack {
 
     /// This policy has come into force. Whether another plan is due at once, to let go of more.
     pub fn in_force(&mut self, policy: &NodePolicy) -> bool {
-        if self.tried.iter().any(|part| !part.is_same(policy, &self.in_force)) {
+        if self.tried.iter().any(|part| !part.is_same(policy, self.past.in_force())) {
             // They were innocent: on with larger lots.
             self.lot *= 2;
             self.unnamed = 0;
         }
-        self.in_force.clone_from(policy);
-        self.known = true;
+        self.past.came(policy);
+        self.helpless = 0;
         let rest = self.suspects.iter().nth(self.lot).cloned();
         let rest = rest.map_or_else(BTreeSet::new, |first| self.suspects.split_off(&first));
         self.tried = std::mem::replace(&mut self.suspects, rest);
@@ -170,11 +183,28 @@ impl HeldBack {
         !self.tried.is_empty()
     }
 
+    /// The table that was there when these steps were refused.
+    pub fn found(&mut self, table: &Ruleset, lowering: &Lowering, refused: &[Op]) {
+        self.past.found(table, lowering, refused);
+    }
+
+    /// Nothing can be held back, time after time.
+    pub fn is_helpless(&self) -> bool {
+        self.helpless % HELPLESS == HELPLESS - 1
+    }
+
     /// This policy was refused, each time because of one of some parts, or of some others where those have not changed; or of nobody knows what.
     /// Whether the next one is another.
     pub fn add(&mut self, blamed: Vec<Vec<BTreeSet<Part>>>, policy: &NodePolicy, message: &str) -> bool {
+        let is_other = self.isolate(blamed, policy, message);
+        self.helpless = if is_other { 0 } else { self.helpless.wrapping_add(1) };
+        is_other
+    }
+
+    fn isolate(&mut self, blamed: Vec<Vec<BTreeSet<Part>>>, policy: &NodePolicy, message: &str) -> bool {
         let tried = std::mem::take(&mut self.tried);
         let blamed: Vec<Blamed> = blamed.into_iter().map(|parts| self.free(parts, policy)).filter(|it| !it.parts.is_empty()).collect();
+        self.past.judged();
         let mut sure: BTreeMap<Part, BTreeSet<Part>> = BTreeMap::new();
         for Blamed { parts, because } in blamed.iter().filter(|it| it.parts.len() == 1) {
             parts.iter().for_each(|part| sure.entry(part.clone()).or_default().extend(because.iter().cloned()));
@@ -200,12 +230,13 @@ impl HeldBack {
                 if self.whole < PATIENCE || self.unnamed >= MANY {
                     return false;
                 }
-                Part::that_differ(policy, &self.in_force).into_iter().filter(|part| self.is_free(part, policy)).collect()
+                // What was there in another form is not closed because of nobody knows what.
+                let is_free = |part: &Part| self.is_free(part, policy) && !self.past.has_forgotten(part);
+                Part::that_differ(policy, self.past.in_force()).into_iter().filter(is_free).collect()
             }
         };
-        // After a restart what is in force is the table's, and nothing of it can be held: all is not closed because of nobody knows what. What
-        // is named is closed meanwhile: else pods that come would stay open.
-        if !self.known && !named {
+        // What nobody can read stays as it is, rather than to be closed because of nobody knows what.
+        if !self.past.is_known() && !named {
             return false;
         }
         self.refused.retain(|part, _| !because.contains(part));
@@ -242,7 +273,7 @@ impl HeldBack {
     }
 
     fn is_free(&self, part: &Part, policy: &NodePolicy) -> bool {
-        !self.refused.contains_key(part) && !self.suspects.contains(part) && !part.is_same(policy, &self.in_force)
+        !self.refused.contains_key(part) && !self.suspects.contains(part) && !self.past.has(part, policy)
     }
 
     /// Holds it back, and not what it was of no help to hold back.
@@ -268,5 +299,6 @@ impl HeldBack {
         if self.unnamed >= MANY {
             (self.whole, self.unnamed) = (0, 0);
         }
+        self.tries = 0;
     }
 }

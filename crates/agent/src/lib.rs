@@ -2,4 +2,5 @@
 
 pub mod enforce;
 mod held_back;
+mod past;
 pub mod plan;

@@ -8,8 +8,9 @@ use api::{AppliedGroup, AppliedObject, Exempted, ReportedProblem};
 use imbl::OrdMap;
 use policy::model::{Exemption, GroupRef, GroupRules, NodeName, NodePolicy, PodRef, RulesOf};
 use policy::{Cluster, Compiled, Compiler, Since};
-use ruleset::{Lowering, Op, Ruleset, exemption_counter};
+use ruleset::{Lowering, Ruleset, exemption_counter};
 
+use crate::enforce::Failure;
 use crate::held_back::HeldBack;
 
 /// What should be in force on this node, and what can be said of it once it is.
@@ -23,6 +24,8 @@ pub struct Plan {
     pub incomplete: BTreeSet<GroupRef>,
     /// Something is left as it was, since the kernel does not take what is new of it.
     pub held_back: bool,
+    /// The table is to be replaced, not to be changed: it may be a step from what is there that is refused, and not where it leads.
+    pub anew: bool,
     /// Whom and what it concerns. Members elsewhere change nothing of it.
     pub scope: Arc<Scope>,
 }
@@ -108,6 +111,7 @@ impl Planner {
             rules: self.policy.groups.clone(),
             incomplete: incomplete(compiled),
             held_back: false,
+            anew: self.held_back.is_helpless(),
             scope: self.scope.clone(),
         };
         self.held_back.tell(&self.policy, &wanted, self.compiler.resolution(), &mut plan);
@@ -119,10 +123,13 @@ impl Planner {
         self.held_back.in_force(&self.policy)
     }
 
-    /// The kernel refused the last plan because of these steps, or without a word of any; whether the next one leaves what it may be about as
-    /// it was.
-    pub fn refused(&mut self, steps: &[Op], message: &str) -> bool {
-        self.held_back.add(self.lowering.blame(steps), &self.policy, message)
+    /// The kernel refused the last plan; whether the next one leaves what it may be about as it was.
+    pub fn refused(&mut self, failure: &Failure) -> bool {
+        let Some(steps) = &failure.refused else { return false };
+        if let Some(table) = &failure.found {
+            self.held_back.found(table, &self.lowering, steps);
+        }
+        self.held_back.add(self.lowering.blame(steps), &self.policy, &failure.message)
     }
 
     /// The table is looked at: what was refused long ago is in the next plan.

@@ -88,7 +88,9 @@ impl Report {
                 type_: api::condition::READY,
                 status: Status::False,
                 reason: "RefusedByKernel".into(),
-                message: "the kernel does not take what is new of some objects, which are as before; status.problems names them".into(),
+                message:
+                    "the kernel does not take what is new of some objects; status.problems names them, and says how they are meanwhile"
+                        .into(),
             },
             (false, false) => Wanted {
                 type_: api::condition::READY,

@@ -31,6 +31,7 @@ mod refused;
 mod searching;
 mod support;
 mod tallying;
+mod unremembered;
 
 fn metadata(name: &str, generation: i64) -> ObjectMeta {
     ObjectMeta {
@@ -267,7 +268,7 @@ impl Node {
                 Ok(self.report.committed(&committed, &now))
             }
             Err(failure) => {
-                self.searching = failure.refused.as_ref().is_some_and(|steps| self.facts.refused(steps, &failure.message));
+                self.searching = self.facts.refused(&failure);
                 self.report.failed(&failure, &now);
                 Err(failure)
             }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
+use imbl::{OrdMap, OrdSet};
 use policy::model::{Direction, Endpoint, GroupRef, GroupRules, NodePolicy, Peer, PodRef, PrefixListRef};
 
 use crate::class;
@@ -41,9 +42,12 @@ impl Part {
     /// How it is where it was taken from elsewhere.
     pub fn what(&self, policy: &NodePolicy) -> &'static str {
         match self {
-            Part::Rules(_) => "its rules are as before, or none if the agent has restarted since",
-            Part::Members(_) => "its members are those from before that still are, or none if the agent has restarted since",
-            Part::PrefixList(_) => "its entries are as before, or none if the agent has restarted since",
+            Part::Rules(group) if policy.groups.get(group).is_none_or(|rules| **rules == GroupRules::default()) => "it allows nothing",
+            Part::Rules(_) => "its rules are as before",
+            Part::Members(group) if policy.members.get(group).is_none_or(OrdSet::is_empty) => "where rules name it, it has no members",
+            Part::Members(_) => "its members are those from before that still are",
+            Part::PrefixList(list) if policy.prefix_lists.get(list).is_none_or(|entries| entries.is_empty()) => "it has no entries",
+            Part::PrefixList(_) => "its entries are as before",
             Part::Endpoint(pod) if policy.endpoints.get(pod).is_some_and(|endpoint| endpoint.closed) => {
                 "it is closed, whatever its groups allow"
             }
@@ -154,7 +158,9 @@ impl Lowering {
             Op::AddIntervalSet(set, _) | Op::DeleteIntervalSet(set) | Op::AddIntervals(set, _) | Op::DeleteIntervals(set, _) => {
                 self.of_set(set)
             }
-            Op::AddCounterMap(map, ..) | Op::AddCounted(map, _) | Op::DeleteCounted(map, _) => self.of_set(map),
+            // It is there for the rules that look into it; what it holds may be to blame where they are as they were.
+            Op::AddCounterMap(map, ..) => return vec![self.looking_into(map), self.of_set(map)],
+            Op::AddCounted(map, _) | Op::DeleteCounted(map, _) => self.of_set(map),
             Op::AddMapElements(_, elements) => elements.values().flat_map(|chain| self.of_chain(chain)).collect(),
             Op::AddTable | Op::DeleteTable | Op::AddMap(..) | Op::DeleteMapElements(..) => BTreeSet::new(),
         };
@@ -220,14 +226,24 @@ impl Lowering {
         let lists = self.policy().prefix_lists.keys().filter(is_list).map(|list| Part::PrefixList(list.clone()));
         let merged = self.merges().filter(is_merged).flat_map(|merge| match merge.peers() {
             Peers::Groups(groups) => groups.keys().cloned().map(Part::Members).collect::<Vec<_>>(),
-            Peers::Nets(peers) => self.naming(peers).map(Part::Rules).chain(lists_of(peers)).collect(),
+            Peers::Nets(peers) => self.naming(|peer| peers.contains_key(peer)).map(Part::Rules).chain(lists_of(peers)).collect(),
         });
         members.chain(lists).chain(merged).collect()
     }
 
+    /// The groups of whose rules one names a peer that is looked for in this map.
+    fn looking_into(&self, map: &str) -> BTreeSet<Part> {
+        let looks = |rule: &Rule| rule.matches.iter().any(|test| matches!(test, Match::CountedIn { map: name, .. } if name == map));
+        let has = |(_, piece): &(&_, &Piece)| piece.chains.iter().any(|(_, chain)| chain.rules.iter().any(looks));
+        let of_classes: BTreeSet<&GroupRef> = self.classes().filter(has).flat_map(|((_, groups), _)| groups).collect();
+        let merge = self.merges().find(|merge| FAMILIES.iter().any(|family| merge.name(*family) == map));
+        let names = merge.into_iter().flat_map(|merge| self.naming(|peer| merge.holds(peer)));
+        names.filter(|group| of_classes.contains(group)).map(Part::Rules).collect()
+    }
+
     /// The groups that name one of these peers.
-    fn naming(&self, peers: &BTreeMap<Peer, Arc<str>>) -> impl Iterator<Item = GroupRef> {
-        let names = |(_, rules): &(&GroupRef, &Arc<GroupRules>)| rules.all().any(|rule| peers.contains_key(&rule.peer));
+    fn naming(&self, is_one: impl Fn(&Peer) -> bool) -> impl Iterator<Item = GroupRef> {
+        let names = move |(_, rules): &(&GroupRef, &Arc<GroupRules>)| rules.all().any(|rule| is_one(&rule.peer));
         self.policy().groups.iter().filter(names).map(|(group, _)| group.clone())
     }
 }
@@ -241,10 +257,33 @@ fn lists_of(peers: &BTreeMap<Peer, Arc<str>>) -> impl Iterator<Item = Part> {
 
 /// What has a name in the table. Chains have names of their own, and so have counters; sets and maps share theirs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Thing<'a> {
+pub(crate) enum Thing<'a> {
     Chain(&'a str),
     Counter(&'a str),
     Set(&'a str),
+    /// Of a map from addresses to chains.
+    Element(&'a str, IpAddr),
+}
+
+/// What is not as it should be where these steps alone are missing.
+pub(crate) fn touched(refused: &[Op]) -> BTreeSet<Thing<'_>> {
+    refused.iter().flat_map(of_step).collect()
+}
+
+fn of_step(op: &Op) -> Vec<Thing<'_>> {
+    match op {
+        Op::AddTable | Op::DeleteTable => Vec::new(),
+        Op::AddChain(name, _) | Op::FlushChain(name) | Op::DeleteChain(name) | Op::AddRule(name, _) => vec![Thing::Chain(name)],
+        Op::AddCounter(name) | Op::ContinueCounter(name, _) | Op::DeleteCounter(name) => vec![Thing::Counter(name)],
+        Op::AddSet(name, _) | Op::DeleteSet(name) | Op::AddElements(name, _) | Op::DeleteElements(name, _) => vec![Thing::Set(name)],
+        Op::AddIntervalSet(name, _) | Op::DeleteIntervalSet(name) => vec![Thing::Set(name)],
+        Op::AddIntervals(name, _) | Op::DeleteIntervals(name, _) => vec![Thing::Set(name)],
+        Op::AddMap(name, _) | Op::DeleteMap(name) | Op::AddPortMap(name, _) => vec![Thing::Set(name)],
+        Op::AddPorts(name, _) | Op::DeletePorts(name, _) | Op::AddCounterMap(name, ..) => vec![Thing::Set(name)],
+        Op::AddCounted(name, _) | Op::DeleteCounted(name, _) => vec![Thing::Set(name)],
+        Op::AddMapElements(map, elements) => elements.keys().map(|address| Thing::Element(map, *address)).collect(),
+        Op::DeleteMapElements(map, addresses) => addresses.iter().map(|address| Thing::Element(map, *address)).collect(),
+    }
 }
 
 /// What a step makes.

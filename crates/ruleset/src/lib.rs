@@ -26,6 +26,7 @@ mod phases;
 mod piece;
 mod render;
 mod room;
+mod standing;
 mod trace;
 
 use std::collections::BTreeMap;

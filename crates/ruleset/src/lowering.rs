@@ -173,8 +173,18 @@ impl Lowering {
     }
 
     /// The policy that was lowered last.
-    pub(crate) fn policy(&self) -> &NodePolicy {
+    pub fn policy(&self) -> &NodePolicy {
         &self.policy
+    }
+
+    /// What it was lowered to.
+    pub(crate) fn ruleset(&self) -> &Ruleset {
+        &self.ruleset
+    }
+
+    /// What an endpoint needs of its own, and its classes.
+    pub(crate) fn pieces_of(&self, pod: &PodRef) -> Option<&(Piece, Vec<Class>)> {
+        self.endpoints.get(pod)
     }
 
     /// Its classes.

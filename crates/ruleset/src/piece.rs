@@ -94,6 +94,15 @@ impl Merge {
         format!("{kind}{digit}/{}", self.digest)
     }
 
+    /// Whether it looks for this peer.
+    pub(crate) fn holds(&self, peer: &Peer) -> bool {
+        match (&*self.peers, peer) {
+            (Peers::Groups(groups), Peer::Group(group)) => groups.contains_key(group),
+            (Peers::Groups(_), _) => false,
+            (Peers::Nets(peers), _) => peers.contains_key(peer),
+        }
+    }
+
     /// Its peers that may come to hold something else.
     pub(crate) fn changing(&self) -> impl Iterator<Item = Peer> {
         let (groups, nets) = match &*self.peers {

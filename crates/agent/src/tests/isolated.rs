@@ -10,7 +10,10 @@ use super::*;
 
 /// A pod in two groups, beside one in each.
 fn in_both() -> Vec<Object> {
-    let mut objects = shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[8080], everybody()));
+    and_one_in_both(shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[8080], everybody())))
+}
+
+pub(super) fn and_one_in_both(mut objects: Vec<Object>) -> Vec<Object> {
     let both = json!({"securityGroups": ["app", "web"], "podSelector": {"matchLabels": {"app": "both"}}});
     objects.extend([pod("both-0", "both", "10.0.0.3"), Object::attachment(&metadata("both", 1), &both)]);
     objects
@@ -85,39 +88,6 @@ fn an_endpoint_does_not_stay_in_a_group_that_it_should_have_left() {
     let status = node.settled();
     assert_eq!(node.table().unwrap().maps["in4"].elements[&"10.0.0.1".parse::<IpAddr>().unwrap()], "closed-in");
     assert_eq!((generations(&status), attached(&status)), (vec![("web".to_string(), 1)], vec!["both"]));
-}
-
-/// A restart has forgotten how rules were before, and closes nobody whom the table guards well because of somebody else.
-#[test]
-fn after_a_restart_an_endpoint_that_is_refused_closes_no_other() {
-    let mut before = Node::with(&shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[8080], everybody())), &[]);
-    before.synced();
-    for refused in ["add chain inet k8s-sg in/shop/app_shop/web\n", "add chain inet k8s-sg in-pod/shop/both-0\n"] {
-        let mut node = Node::on(Flaky { inner: before.enforcement.kernel().inner.clone(), ..Flaky::default() });
-        let whole = node.table().unwrap();
-        disliking(&mut node, refused);
-        node.list(&in_both());
-        let status = node.settled();
-        assert_eq!(problems(&status), [("Pod shop/both-0", "RefusedByKernel")], "{refused}");
-        let table = node.table().unwrap();
-        for chain in ["in-pod/shop/web-0", "in/shop/web", "in-pod/shop/app-0", "in/shop/app"] {
-            assert_eq!(table.chains[chain], whole.chains[chain], "{refused}: {chain}");
-        }
-        assert_eq!(table.maps["in4"].elements[&"10.0.0.3".parse::<IpAddr>().unwrap()], "closed-in");
-    }
-}
-
-/// And so it is where the table is made anew: what fails because of one step is nobody else's fault.
-#[test]
-fn where_the_table_is_made_anew_an_endpoint_that_is_refused_closes_no_other() {
-    for refused in ["add chain inet k8s-sg in-pod/shop/both-0\n", "add chain inet k8s-sg out/shop/app_shop/web\n"] {
-        let mut node = Node::new();
-        disliking(&mut node, refused);
-        node.list(&in_both());
-        let status = node.settled();
-        assert_eq!(problems(&status), [("Pod shop/both-0", "RefusedByKernel")], "{refused}");
-        assert!(has(&mut node, "jump in/shop/web\n") && has(&mut node, "th dport 8080"), "{refused}");
-    }
 }
 
 /// S20: until the kernel takes it, a group that is named is as if it were not there.
@@ -254,29 +224,6 @@ fn no_object_keeps_the_others_from_coming_into_force() {
                 assert!(counters(&table) == counters(&whole) || endpoints.iter().all(|pod| blamed(pod)), "{step}: {group}: {table}");
             }
         }
-    }
-}
-
-/// Also right after a start, and where it may be about several: pods that come are guarded.
-#[test]
-fn one_of_several_that_is_refused_after_a_start_is_found() {
-    let rules: Vec<_> = (0..20).map(|n| json!({"protocol": "TCP", "port": 1000 + 2 * n, "from": [{"cidr": "0.0.0.0/0"}]})).collect();
-    let many = |name| Object::security_group(&metadata(name, 1), &json!({"ingress": rules, "egress": []}));
-    let mut objects = in_both();
-    objects.retain(|object| *object != opens("web", 1, &[80], everybody()) && *object != opens("app", 1, &[8080], everybody()));
-    objects.extend([many("web"), many("app")]);
-    for before in [vec![], shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody()))] {
-        let mut node = Node::new();
-        if !before.is_empty() {
-            let inner = Node::with(&before, &[]).enforcement.kernel().inner.clone();
-            node = Node::on(Flaky { inner, ..Flaky::default() });
-        }
-        disliking(&mut node, "vmap @in/shop/app_shop/web");
-        node.list(&objects);
-        assert!(node.sync().unwrap().is_err(), "there is a map of ports, and it is refused");
-        node.settled();
-        let table = node.table().unwrap();
-        assert_eq!(table.maps["in4"].elements.len(), 3, "all are guarded: {table}");
     }
 }
 

@@ -41,8 +41,8 @@ fn a_problem_and_readiness_are_news_and_times_are_none() {
     assert_eq!(throttle.due(&with_problem, start), start + NEWS);
     let time = Time(Timestamp::from_second(1).unwrap());
     assert_eq!(throttle.due(&NodeReportStatus { last_commit: Some(time.clone()), ..status(1, 1) }, start), start + REFRESH);
-    let not_ready =
-        Report::continuing(status(1, 1)).failed(&Failure { message: "x".into(), stands: Some("1-1".into()), refused: None }, &time);
+    let failure = Failure { message: "x".into(), stands: Some("1-1".into()), found: None, refused: None };
+    let not_ready = Report::continuing(status(1, 1)).failed(&failure, &time);
     assert_eq!(throttle.due(&not_ready, start), start + NEWS);
 }
 

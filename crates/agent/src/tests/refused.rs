@@ -55,7 +55,8 @@ fn a_group_that_is_refused_stays_as_it_was_while_others_go_on() {
     assert!(has(&mut node, "th dport 8080") && has(&mut node, "th dport 80 "), "{}", node.table().unwrap());
     assert!(!has(&mut node, "th dport 81 "), "an object comes into force as a whole or not at all");
     assert_eq!(problems(&status), [("SecurityGroup shop/web", "RefusedByKernel")]);
-    assert!(status.problems[0].message.contains("EINVAL"), "{}", status.problems[0].message);
+    let message = &status.problems[0].message;
+    assert!(message.starts_with("its rules are as before, for") && message.contains("EINVAL"), "{message}");
 
     // It is not tried again with every change elsewhere, but as soon as it is another.
     node.take(apply(opens("app", 3, &[8081], everybody())));
@@ -129,6 +130,59 @@ fn members_that_are_refused_are_as_before_and_everybody_elses_go_on() {
     assert!(has(&mut node, "10.1.0.2") && !has(&mut node, "10.1.0.1"));
 }
 
+/// Members may change all the time, and everybody else waits while the kernel is asked.
+#[test]
+fn what_changes_all_the_time_is_tried_a_few_times_until_the_table_is_looked_at() {
+    let naming = opens("web", 1, &[80], json!({"securityGroup": {"name": "peers"}}));
+    let mut objects = shop(naming, opens("app", 1, &[80], everybody()));
+    objects.push(group("peers", 1, &[]));
+    let mut node = Node::with(&objects, &[slice("peers", &["10.1.0.1"])]);
+    node.synced();
+    disliking(&mut node, "10.6.6.6");
+    let churn = |node: &mut Node| -> usize {
+        let mut change = |n: u8| {
+            node.slices(0, Change::Apply(slice("peers", &["10.1.0.1", "10.6.6.6", &format!("10.2.0.{n}")])));
+            (0..9).take_while(|_| node.sync().unwrap().is_err()).count()
+        };
+        (0..100).map(&mut change).sum()
+    };
+    assert_eq!(churn(&mut node), 10, "the first time and four more, each by what we believed to be there, and by what is");
+    assert_eq!(churn(&mut node), 0);
+    node.take(apply(opens("app", 2, &[8080], everybody())));
+    assert_eq!(generations(&node.synced()), [("app".to_string(), 2), ("web".to_string(), 1)]);
+    node.facts.looked();
+    assert_eq!(churn(&mut node), 8);
+    disliking(&mut node, "");
+    node.facts.looked();
+    assert_eq!(problems(&node.synced()), [], "it has been another for a while");
+    assert!(has(&mut node, "10.6.6.6"));
+}
+
+/// One group more that may the same: all of them are looked for in a map then.
+#[test]
+fn a_map_that_is_refused_keeps_the_rules_that_need_it_as_before_and_nobody_elses() {
+    let to = |name, generation, peers: &[&str]| {
+        let from: Vec<_> = peers.iter().map(|peer| json!({"securityGroup": {"name": peer}})).collect();
+        let rules = json!([{"protocol": "TCP", "port": 80, "from": from}]);
+        Object::security_group(&metadata(name, generation), &json!({"ingress": rules, "egress": []}))
+    };
+    let mut objects = shop(to("web", 1, &["a", "b"]), to("app", 1, &["a"]));
+    objects.extend(["a", "b", "c"].map(|name| group(name, 1, &[])));
+    let slices = [("a", "10.1.0.1"), ("b", "10.1.0.2"), ("c", "10.1.0.3")].map(|(group, address)| slice(group, &[address]));
+    let mut node = Node::with(&objects, &slices);
+    node.synced();
+    assert!(node.table().unwrap().counter_maps.is_empty());
+    disliking(&mut node, "add map inet k8s-sg members4/");
+    node.take(apply(to("web", 2, &["a", "b", "c"])));
+    node.take(apply(to("app", 2, &["a", "c"])));
+    let _ = node.sync();
+    node.slices(1, Change::Reset(Kind::MemberSlice, slices.to_vec()));
+    let (_, status) = settle(&mut node);
+    assert_eq!(problems(&status), [("SecurityGroup shop/web", "RefusedByKernel")]);
+    assert_eq!(generations(&status), [("app".to_string(), 2), ("web".to_string(), 1)]);
+    assert!(has(&mut node, "10.1.0.3"), "{}", node.table().unwrap());
+}
+
 #[test]
 fn a_prefix_list_that_is_refused_is_as_before_and_not_reported() {
     let list = |generation, cidr: &str| {
@@ -172,7 +226,8 @@ fn after_a_restart_what_is_refused_is_not_said_to_be_in_force_as_it_was() {
         (generations(&status), problems(&status)),
         (vec![("app".to_string(), 1)], vec![("SecurityGroup shop/web", "RefusedByKernel")])
     );
-    assert!(again.table().unwrap().chains["in/shop/web"].rules.is_empty(), "nobody knows what it was: it allows nothing");
+    assert!(again.table().unwrap().chains["in/shop/web"].rules.is_empty(), "nobody knows what it was");
+    assert!(status.problems[0].message.starts_with("it allows nothing, for"), "{}", status.problems[0].message);
 }
 
 #[test]
