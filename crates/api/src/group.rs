@@ -69,6 +69,7 @@ macro_rules! rule {
         #[serde(rename_all = "camelCase", deny_unknown_fields)]
         #[x_kube(validation = rules::says_which_traffic())]
         #[x_kube(validation = rules::preset_stands_alone())]
+        #[x_kube(validation = rules::protocol_is_known())]
         #[x_kube(validation = rules::ports_fit_the_protocol())]
         #[x_kube(validation = rules::end_port_needs_port())]
         #[x_kube(validation = rules::end_port_not_below_port())]
@@ -87,7 +88,6 @@ macro_rules! rule {
             pub preset: Option<String>,
             /// TCP, UDP, SCTP, ICMP, ICMPv6, All, or an IANA protocol number 0 to 255 (S11).
             #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-            #[x_kube(validation = rules::protocol_is_known())]
             pub protocol: Option<ProtocolField>,
             /// Destination port, 1 to 65535; the first one where `endPort` is given. Left out: every port (S12).
             #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]

@@ -155,15 +155,21 @@ pub(crate) fn names_a_peer() -> Rule {
     )
 }
 
-/// A name exactly so written, or an IANA number (S11).
+/// A name exactly so written, or an IANA number (S11). A rule of the field itself that asks for its type is too costly before Kubernetes 1.36:
+/// the server reckons with strings of megabytes there.
 pub(crate) fn protocol_is_known() -> Rule {
-    quoting(
-        format!("type(self) == string ? self in {PROTOCOLS} : (self >= 0 && self <= 255)"),
-        format!(
-            "type(self) != string ? 'IANA protocol numbers run from 0 to 255: write one of them, or TCP, UDP, SCTP, ICMP, ICMPv6 or All' : \
-         self.matches('^[0-9]+$') ? 'protocol is a string of digits: numbers are written without quotes, as in protocol: 6' : \
-         {PROTOCOLS}.exists(p, p.lowerAscii() == self.lowerAscii()) ? 'this protocol is written ' + {PROTOCOLS}.filter(p, p.lowerAscii() == self.lowerAscii())[0] + ', exactly so: upper and lower case matter' : \
-         'unknown protocol: write TCP, UDP, SCTP, ICMP, ICMPv6, All, or an IANA number from 0 to 255'"
+    at(
+        ".protocol",
+        quoting(
+            format!(
+                "!has(self.protocol) || (type(self.protocol) == string ? self.protocol in {PROTOCOLS} : (self.protocol >= 0 && self.protocol <= 255))"
+            ),
+            format!(
+                "type(self.protocol) != string ? string(self.protocol) + ' is no protocol: IANA protocol numbers run from 0 to 255, so write one of them, or TCP, UDP, SCTP, ICMP, ICMPv6 or All' : \
+         self.protocol.matches('^[0-9]+$') ? 'protocol is a string of digits: numbers are written without quotes, as in protocol: 6' : \
+         {PROTOCOLS}.exists(p, p.lowerAscii() == self.protocol.lowerAscii()) ? 'this protocol is written ' + {PROTOCOLS}.filter(p, p.lowerAscii() == self.protocol.lowerAscii())[0] + ', exactly so: upper and lower case matter' : \
+         'unknown protocol \"' + self.protocol + '\": write TCP, UDP, SCTP, ICMP, ICMPv6, All, or an IANA number from 0 to 255'"
+            ),
         ),
     )
 }
