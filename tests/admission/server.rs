@@ -156,6 +156,12 @@ impl Server {
         Ok(())
     }
 
+    /// The server's minor version: 36 of Kubernetes 1.36.
+    pub fn minor(&self) -> Result<u32> {
+        let version: Value = serde_json::from_str(&self.kubectl(&["version", "--output=json"])?.out)?;
+        Ok(version["serverVersion"]["minor"].as_str().context("a version")?.parse()?)
+    }
+
     /// Runs kubectl in the folder of this test.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<Answer> {
         self.kubectl_text(arguments, "")
