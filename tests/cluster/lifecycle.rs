@@ -9,7 +9,7 @@ use lab::{Cluster, Topology, images};
 
 use super::cases::{Source, hold, udp};
 use super::fixture::{
-    Running, Streams, in_force, in_turn, page, pod_addresses, report, rules, run_server, run_servers, start_with, under_streams, until,
+    Running, Streams, both_rules, in_force, in_turn, page, pod_addresses, report, run_servers, start_with, under_streams, until,
     without_tables,
 };
 use super::three_tiers::article;
@@ -66,21 +66,13 @@ fn left(cluster: &Cluster) -> Result<Vec<String>> {
     Ok(left)
 }
 
+/// Pods of one node are routed, those of the other are on a bridge.
 #[tokio::test(flavor = "multi_thread")]
 async fn s41_p39_p40_p41_p42_p43_installed_upgraded_switched_off_and_removed_by_helm() -> Result<()> {
-    lifecycle("lifecycle", Topology::Routed).await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn s41_p39_p40_p41_p42_p43_the_same_where_pods_are_bridged() -> Result<()> {
-    lifecycle("lifecycle-bridge", Topology::Bridge).await
-}
-
-async fn lifecycle(name: &str, topology: Topology) -> Result<()> {
-    let builder = Cluster::builder(name).topology(topology).images([images::product_as(BEFORE)?]);
+    let builder = Cluster::builder("lifecycle").topology(Topology::Mixed).images([images::product_as(BEFORE)?]);
     let cluster = start_with(builder).await?;
     tokio::task::block_in_place(|| {
-        run_server(&cluster)?;
+        run_servers(&cluster)?;
         in_turn(
             &cluster,
             &[
@@ -99,9 +91,14 @@ async fn lifecycle(name: &str, topology: Topology) -> Result<()> {
                 ("metrics opened", metrics_opened),
                 ("switched off and on", switched_off),
                 ("uninstalled, rules kept, and installed again", kept),
-                ("uninstalled again", |cluster| {
+                ("uninstalled again, and the rules that are kept removed by hand", |cluster| {
+                    helm(cluster, "upgrade", &[&demo::chart(), "--set=uninstall.rules=keep"])?;
                     helm(cluster, "uninstall", &[])?;
-                    removed(cluster)
+                    served(cluster)?;
+                    for node in cluster.nodes() {
+                        node.nft("delete table inet k8s-sg")?;
+                    }
+                    open(cluster)
                 }),
                 ("installed again", |cluster| {
                     let started = Instant::now();
@@ -125,13 +122,19 @@ async fn lifecycle(name: &str, topology: Topology) -> Result<()> {
     })
 }
 
-fn server(cluster: &Cluster) -> Result<[IpAddr; 2]> {
-    let addresses = pod_addresses(cluster, "t", "server")?;
+/// The addresses of a server, IPv4 first.
+fn server(cluster: &Cluster, name: &str) -> Result<[IpAddr; 2]> {
+    let addresses = pod_addresses(cluster, "t", name)?;
     addresses.try_into().map_err(|addresses| anyhow::anyhow!("a dual-stack pod: {addresses:?}"))
 }
 
+/// Those of the server on each node.
+fn servers(cluster: &Cluster) -> Result<[[IpAddr; 2]; 2]> {
+    Ok([server(cluster, "server")?, server(cluster, "server-2")?])
+}
+
 fn restarted(cluster: &Cluster) -> Result<()> {
-    under_streams(cluster, &[server(cluster)?[0]], || {
+    under_streams(cluster, &servers(cluster)?.map(|[v4, _]| v4), || {
         for workload in ["daemonset/agent", "deployment/operator"] {
             cluster.kubectl(&["rollout", "restart", workload, NAMESPACE])?;
             cluster.kubectl(&["rollout", "status", workload, NAMESPACE, "--timeout=300s"])?;
@@ -141,7 +144,7 @@ fn restarted(cluster: &Cluster) -> Result<()> {
 }
 
 fn upgraded(cluster: &Cluster) -> Result<()> {
-    under_streams(cluster, &[server(cluster)?[1]], || {
+    under_streams(cluster, &servers(cluster)?.map(|[_, v6]| v6), || {
         helm(cluster, "upgrade", &[&package(cluster, env!("CARGO_PKG_VERSION"))?])?;
         in_force(cluster, "t")
     })?;
@@ -192,19 +195,24 @@ fn resident(pid: i32) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// The one outside client that the server's group knows is answered, another is not.
+/// The one outside client that the servers' group knows is answered, another is not.
 fn served(cluster: &Cluster) -> Result<()> {
-    let server = server(cluster)?;
-    let mut cases = udp(Source::World(0), &server, 7, true);
-    cases.extend(udp(Source::World(1), &server, 7, false));
+    let servers = servers(cluster)?.concat();
+    let mut cases = udp(Source::World(0), &servers, 7, true);
+    cases.extend(udp(Source::World(1), &servers, 7, false));
     hold(cluster, cases)
 }
 
-/// Nothing is left, everything is open, and what users wrote is as it was and claims nothing.
-fn removed(cluster: &Cluster) -> Result<()> {
+/// Nothing is left, and everything is open.
+fn open(cluster: &Cluster) -> Result<()> {
     let left = left(cluster)?;
     ensure!(left.is_empty(), "left behind: {left:#?}");
-    hold(cluster, udp(Source::World(1), &server(cluster)?, 7, true))?;
+    hold(cluster, udp(Source::World(1), &servers(cluster)?.concat(), 7, true))
+}
+
+/// The same, and what users wrote is as it was and claims nothing.
+fn removed(cluster: &Cluster) -> Result<()> {
+    open(cluster)?;
     let programmed = cluster.kubectl(&["get", "sg", "server", "--namespace=t", "--output=jsonpath={.status.nodes.programmed}"])?;
     ensure!(programmed == "0", "it says that it is in force on {programmed} nodes");
     Ok(())
@@ -221,10 +229,10 @@ fn switched_off(cluster: &Cluster) -> Result<()> {
         ensure!(said.contains("EnforcementOff"), "{said}");
     }
     without_tables(cluster)?;
-    hold(cluster, udp(Source::World(1), &server(cluster)?, 7, true))?;
+    hold(cluster, udp(Source::World(1), &servers(cluster)?.concat(), 7, true))?;
     until("the group says that it is in force nowhere", || {
         let said = cluster.kubectl(&["get", "sg", "server", "--namespace=t", "--output=jsonpath={.status.nodes.summary}"])?;
-        Ok(said == "0/1")
+        Ok(said == "0/2")
     })?;
     helm(cluster, "upgrade", &[&chart, "--reset-values"])?;
     in_force(cluster, "t")?;
@@ -235,12 +243,12 @@ fn switched_off(cluster: &Cluster) -> Result<()> {
 fn kept(cluster: &Cluster) -> Result<()> {
     helm(cluster, "upgrade", &[&demo::chart(), "--set=uninstall.rules=keep"])?;
     in_force(cluster, "t")?;
-    let before = rules(cluster, 0)?;
-    under_streams(cluster, &[server(cluster)?[1]], || {
+    let before = both_rules(cluster)?;
+    under_streams(cluster, &servers(cluster)?.map(|[_, v6]| v6), || {
         helm(cluster, "uninstall", &[])?;
         let left = left(cluster)?;
         ensure!(left.iter().all(|what| what.contains("k8s-sg")), "left behind: {left:#?}");
-        ensure!(rules(cluster, 0)? == before, "the rules are what they were");
+        ensure!(both_rules(cluster)? == before, "the rules are what they were");
         demo::install(cluster)?;
         in_force(cluster, "t")
     })?;
@@ -277,7 +285,7 @@ async fn reboot(name: &str, topology: Topology) -> Result<()> {
         in_force(&cluster, "t")?;
         println!("as it was {:.1} s after the reboot", started.elapsed().as_secs_f64());
         streams.undisturbed().context("on the other node")?;
-        let now = server(&cluster)?[0];
+        let now = server(&cluster, "server")?[0];
         ensure!(first.contains(&now), "the server has {now}, none of {first:?}: nothing was measured");
         let (mut sent, mut answered) = (0, Vec::new());
         for denied in denied {
