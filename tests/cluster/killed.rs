@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::{Cluster, images};
 use tokio::runtime::Handle;
 
 use super::fixture::{both_rules, run_servers, running, start, under_streams, until};
 
 /// Another group is made, attached and in force: whoever was killed works again.
-fn works_again(cluster: &Cluster, round: &str) -> Result<()> {
+pub(super) fn works_again(cluster: &Cluster, round: &str) -> Result<()> {
     let group = format!(
         "{{apiVersion: securitygroups.dev/v1alpha1, kind: SecurityGroup, metadata: {{name: after-{round}, namespace: t}}, spec: {{}}}}"
     );
@@ -18,15 +18,17 @@ fn works_again(cluster: &Cluster, round: &str) -> Result<()> {
         "{{apiVersion: securitygroups.dev/v1alpha1, kind: Attachment, metadata: {{name: after-{round}, namespace: t}}, spec: {{securityGroups: [after-{round}], podSelector: {{}}}}}}"
     );
     cluster.kubectl_stdin(&["apply", "-f", "-"], &format!("{group}\n---\n{attachment}"))?;
-    cluster.kubectl(&[
+    let waited = cluster.kubectl(&[
         "wait",
         "--for=condition=Ready",
         &format!("sg/after-{round}"),
         &format!("sgatt/after-{round}"),
         "--namespace=t",
         "--timeout=300s",
-    ])?;
-    Ok(())
+    ]);
+    waited
+        .map(drop)
+        .with_context(|| cluster.kubectl(&["get", "sgatt,nodereports", "--all-namespaces", "--output=yaml"]).unwrap_or_default())
 }
 
 /// A program that cannot work says why in its container's termination message: an agent without its capability, an operator without a token.

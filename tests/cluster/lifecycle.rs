@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Cluster, Topology, images};
+use lab::{Cluster, Topology};
 
 use super::cases::{Source, hold, udp};
 use super::fixture::{
@@ -13,23 +13,21 @@ use super::fixture::{
     without_tables,
 };
 use super::three_tiers::article;
+use super::versions;
 
-const NAMESPACE: &str = "--namespace=kube-security-groups";
+pub(super) const NAMESPACE: &str = "--namespace=kube-security-groups";
 const RELEASE: &str = "kube-security-groups";
-/// The tag of the image that the chart before this one installs.
-const BEFORE: &str = "docker.io/kube-security-groups/kube-security-groups:0.0.1";
-
-/// The chart as a package, under a version.
-fn package(cluster: &Cluster, version: &str) -> Result<String> {
+/// A chart as a package, under a version.
+pub(super) fn package(cluster: &Cluster, chart: &str, version: &str) -> Result<String> {
     let folder = cluster.dir().join("charts");
     let destination = format!("--destination={}", folder.display());
-    cluster.helm(&["package", &demo::chart(), &destination, &format!("--version={version}"), &format!("--app-version={version}")])?;
+    cluster.helm(&["package", chart, &destination, &format!("--version={version}"), &format!("--app-version={version}")])?;
     let file = folder.join(format!("{RELEASE}-{version}.tgz"));
     ensure!(file.is_file(), "{} is not there", file.display());
     Ok(file.display().to_string())
 }
 
-fn helm(cluster: &Cluster, command: &str, more: &[&str]) -> Result<String> {
+pub(super) fn helm(cluster: &Cluster, command: &str, more: &[&str]) -> Result<String> {
     cluster.helm(&[&[command, RELEASE][..], more, &[NAMESPACE, "--wait", "--timeout=300s"]].concat())
 }
 
@@ -69,7 +67,7 @@ fn left(cluster: &Cluster) -> Result<Vec<String>> {
 /// Pods of one node are routed, those of the other are on a bridge.
 #[tokio::test(flavor = "multi_thread")]
 async fn s41_p39_p40_p41_p42_p43_installed_upgraded_switched_off_and_removed_by_helm() -> Result<()> {
-    let builder = Cluster::builder("lifecycle").topology(Topology::Mixed).images([images::product_as(BEFORE)?]);
+    let builder = Cluster::builder("lifecycle").topology(Topology::Mixed).images([versions::image()?]);
     let cluster = start_with(builder).await?;
     tokio::task::block_in_place(|| {
         run_servers(&cluster)?;
@@ -81,12 +79,13 @@ async fn s41_p39_p40_p41_p42_p43_installed_upgraded_switched_off_and_removed_by_
                     removed(cluster)
                 }),
                 ("installed from a package of a version before this one", |cluster| {
-                    demo::install_chart(cluster, &package(cluster, "0.0.1")?, &[])?;
+                    demo::install_chart(cluster, &versions::chart(cluster)?, &[])?;
                     in_force(cluster, "t")?;
                     served(cluster)?;
                     article(cluster)
                 }),
                 ("restarted", restarted),
+                ("one version apart", |cluster| versions::one_apart(cluster, &this(cluster)?)),
                 ("upgraded", upgraded),
                 ("metrics opened", metrics_opened),
                 ("switched off and on", switched_off),
@@ -122,6 +121,11 @@ async fn s41_p39_p40_p41_p42_p43_installed_upgraded_switched_off_and_removed_by_
     })
 }
 
+/// The chart of this version.
+fn this(cluster: &Cluster) -> Result<String> {
+    package(cluster, &demo::chart(), env!("CARGO_PKG_VERSION"))
+}
+
 /// The addresses of a server, IPv4 first.
 fn server(cluster: &Cluster, name: &str) -> Result<[IpAddr; 2]> {
     let addresses = pod_addresses(cluster, "t", name)?;
@@ -129,7 +133,7 @@ fn server(cluster: &Cluster, name: &str) -> Result<[IpAddr; 2]> {
 }
 
 /// Those of the server on each node.
-fn servers(cluster: &Cluster) -> Result<[[IpAddr; 2]; 2]> {
+pub(super) fn servers(cluster: &Cluster) -> Result<[[IpAddr; 2]; 2]> {
     Ok([server(cluster, "server")?, server(cluster, "server-2")?])
 }
 
@@ -145,7 +149,7 @@ fn restarted(cluster: &Cluster) -> Result<()> {
 
 fn upgraded(cluster: &Cluster) -> Result<()> {
     under_streams(cluster, &servers(cluster)?.map(|[_, v6]| v6), || {
-        helm(cluster, "upgrade", &[&package(cluster, env!("CARGO_PKG_VERSION"))?])?;
+        helm(cluster, "upgrade", &[&this(cluster)?])?;
         in_force(cluster, "t")
     })?;
     let images = cluster.kubectl(&["get", "pods", NAMESPACE, "--output=jsonpath={.items[*].spec.containers[*].image}"])?;

@@ -23,3 +23,4 @@ mod programmed;
 mod random;
 mod services;
 mod three_tiers;
+mod versions;

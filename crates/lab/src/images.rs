@@ -1,7 +1,9 @@
 //! The images that nodes get, made of the programs as they are built now.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
-use image::Image;
+pub use image::Image;
 
 use crate::programs;
 
@@ -12,12 +14,12 @@ pub const PROBE: &str = concat!("docker.io/kube-security-groups/probe:", env!("C
 
 /// The product's image: `operator` and `agent`.
 pub fn product() -> Result<Image> {
-    product_as(PRODUCT)
+    Ok(product_of(PRODUCT, programs::ours(&["operator", "agent"])?))
 }
 
-/// The same under another name, which needs its registry and tag.
-pub fn product_as(name: &str) -> Result<Image> {
-    Ok(Image::new(name, programs::ours(&["operator", "agent"])?).user("65532:65532"))
+/// The same of other programs, under another name, which needs its registry and tag.
+pub fn product_of(name: &str, programs: Vec<PathBuf>) -> Image {
+    Image::new(name, programs).user("65532:65532")
 }
 
 /// `probe` alone, which every node has: also the one that holds a pod's namespaces. Root's: it serves low
