@@ -71,8 +71,8 @@ fn a_group_that_the_kernel_refuses_stays_as_it_was_while_others_go_on() -> Resul
             let plan = planner.plan(&cluster, Since::Anything);
             let problems = plan.scope.problems.iter().map(|problem| format!("{}: {}", problem.object, problem.message)).collect();
             match enforcement.enforce(plan, || Time(Timestamp::UNIX_EPOCH)) {
-                Ok(_) => {
-                    planner.committed();
+                Ok(committed) => {
+                    planner.committed(committed.ops);
                     return (refusals, problems);
                 }
                 Err(failure) => drop(planner.refused(&failure)),

@@ -172,7 +172,7 @@ impl Agent {
         let took = pace.ended(outcome.is_ok(), Instant::now());
         let status = match outcome {
             Ok(committed) => {
-                if self.facts.committed() {
+                if self.facts.committed(committed.ops) {
                     pace.search(Instant::now());
                 }
                 let plan = committed.value();

@@ -88,9 +88,9 @@ impl<W> Facts<W> {
         }
     }
 
-    /// The last plan is in force. Whether the next one is due at once, since this one held back more than is known to be refused.
-    pub fn committed(&mut self) -> bool {
-        self.planner.committed()
+    /// The last plan is in force, by so many steps. Whether the next one is due at once, since this one held back more than is known to be refused.
+    pub fn committed(&mut self, steps: usize) -> bool {
+        self.planner.committed(steps)
     }
 
     /// The kernel refused the last plan; whether the next one, which is due at once, leaves out what it may be about.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::ReportedProblem;
-use policy::model::{GroupRef, GroupRules, NodePolicy, PrefixListRef};
+use policy::model::{GroupRef, NodePolicy, PrefixListRef};
 use policy::{AttachmentRef, Resolution};
 use ruleset::{Lowering, Op, Part, Ruleset};
 
@@ -28,6 +28,10 @@ pub struct HeldBack {
     whole: u32,
     /// So many parts one after another were refused by themselves without a word of steps.
     unnamed: u32,
+    /// While something was held back the kernel has taken something else.
+    took: bool,
+    /// The search goes on when the table is looked at.
+    rests: bool,
     /// What should be in force.
     wanted: NodePolicy,
     /// How what is held back was.
@@ -63,14 +67,25 @@ const fn is_endpoint(part: &Part) -> bool {
     matches!(part, Part::Endpoint(_))
 }
 
+/// What is there for others before those.
+const fn rank(part: &Part) -> u8 {
+    match part {
+        Part::Members(_) | Part::PrefixList(_) => 0,
+        Part::Rules(_) => 1,
+        Part::Endpoint(_) => 2,
+    }
+}
+
 /// Looks at the table from one try to the next. They come once a minute, and oftener only where somebody else touches the table.
 const WAIT: u32 = 5;
 /// The same for what was refused without a word of steps: the kernel may have lacked memory for a while.
 const SHORT_WAIT: u32 = 1;
 /// And so many such refusals may be nobody's fault.
 const PATIENCE: u32 = 3;
-/// Where so many parts are refused, it is not the parts: the kernel takes nothing.
+/// Where at least so many parts are refused and none is taken, it is not the parts: the kernel takes nothing.
 const MANY: u32 = 4;
+/// After so many one after another it is enough for a while.
+const ENOUGH: u32 = 16;
 /// Of what changes all the time the kernel is not asked all the time: everybody else waits meanwhile.
 const TRIES: u32 = 4;
 /// Of so many tries one after another the last is to make the table anew, where nothing can be held back.
@@ -105,48 +120,50 @@ impl HeldBack {
 
     /// A plan for a policy in place of the wanted one does not claim to have in force what is held back, and says why.
     pub fn tell(&self, policy: &NodePolicy, wanted: &NodePolicy, resolution: &Resolution, plan: &mut Plan) {
-        for part in self.parts() {
-            plan.held_back = true;
-            let concerned = |(group, rules): &(&GroupRef, &Arc<GroupRules>)| match part {
-                Part::Rules(refused) => *group == refused,
-                Part::Members(named) => rules.groups().any(|group| group == named),
-                Part::PrefixList(named) => rules.prefix_lists().any(|list| list == named),
-                Part::Endpoint(pod) => wanted.endpoints.get(pod).is_some_and(|endpoint| endpoint.groups.contains(*group)),
-            };
-            let groups: BTreeSet<GroupRef> = wanted.groups.iter().filter(concerned).map(|(group, _)| group.clone()).collect();
-            let scope = Arc::make_mut(&mut plan.scope);
-            if !self.stands(part, wanted) {
-                // Not even as they were.
-                scope.groups.retain(|applied| !groups.contains(&name_of(applied)));
-            }
-            match part {
-                Part::PrefixList(list) => {
-                    scope.prefix_lists.retain(|applied| (&applied.namespace, &applied.name) != (&list.namespace, &list.name));
-                }
-                Part::Endpoint(pod) => scope.attachments.retain(|applied| {
-                    let attachment = AttachmentRef { namespace: applied.namespace.clone(), name: applied.name.clone() };
-                    !resolution.attached.get(&attachment).is_some_and(|pods| pods.contains(pod))
-                }),
-                Part::Rules(_) | Part::Members(_) => {}
-            }
-            plan.incomplete.extend(groups);
-        }
-        if !plan.held_back {
+        let held: BTreeSet<&Part> = self.parts().collect();
+        if held.is_empty() {
             return;
         }
+        plan.held_back = true;
+        // Not even as they were.
+        let mut gone: BTreeSet<&GroupRef> = BTreeSet::new();
+        for (part, groups) in concerned(&held, wanted) {
+            if !self.stands(part, wanted) {
+                gone.extend(&groups);
+            }
+            if matches!(part, Part::Members(_) | Part::PrefixList(_)) {
+                plan.partly.extend(groups.iter().copied().cloned());
+            }
+            plan.incomplete.extend(groups.into_iter().cloned());
+        }
         let scope = Arc::make_mut(&mut plan.scope);
+        scope.groups.retain(|applied| !gone.contains(&name_of(applied)));
+        scope.attachments.retain(|applied| {
+            let attachment = AttachmentRef { namespace: applied.namespace.clone(), name: applied.name.clone() };
+            let mut pods = resolution.attached.get(&attachment).into_iter().flatten();
+            !pods.any(|pod| held.contains(&Part::Endpoint(pod.clone())))
+        });
         // What those name alone whose rules are as before is not there.
-        scope
-            .prefix_lists
-            .retain(|list| policy.prefix_lists.contains_key(&PrefixListRef { namespace: list.namespace.clone(), name: list.name.clone() }));
-        let refused = self.refused.iter().map(|(part, refusal)| ReportedProblem {
+        scope.prefix_lists.retain(|applied| {
+            let list = PrefixListRef { namespace: applied.namespace.clone(), name: applied.name.clone() };
+            policy.prefix_lists.contains_key(&list) && !held.contains(&Part::PrefixList(list))
+        });
+        let problem = |part: &Part, why: String| ReportedProblem {
             object: part.to_string(),
             rule: String::new(),
             reason: "RefusedByKernel".into(),
-            message: format!("{}, for the kernel does not take what is new: {}", part.what(policy), refusal.message),
+            message: format!("{}, for {why}", part.what(policy)),
+        };
+        let refused = self.refused.iter().map(|(part, refusal)| {
+            let why = format!("the kernel does not take what is new: {}", refusal.message);
+            problem(part, why)
+        });
+        let suspects = self.suspects.iter().filter(|_| self.rests).map(|part| {
+            let why = "the kernel refuses something, and it is not known yet whether it is this; the search goes on within a minute";
+            problem(part, why.into())
         });
         // Before what users have written: a report has room for so many.
-        scope.problems.splice(0..0, refused);
+        scope.problems.splice(0..0, refused.chain(suspects));
     }
 
     /// Whether what is held back is in force as it was, with all that it names.
@@ -165,18 +182,23 @@ impl HeldBack {
         }
     }
 
-    /// This policy has come into force. Whether another plan is due at once, to let go of more.
-    pub fn in_force(&mut self, policy: &NodePolicy) -> bool {
+    /// This policy has come into force by this table, in so many steps. Whether another plan is due at once, to let go of more.
+    pub fn in_force(&mut self, policy: &NodePolicy, table: &Ruleset, steps: usize) -> bool {
         if self.tried.iter().any(|part| !part.is_same(policy, self.past.in_force())) {
             // They were innocent: on with larger lots.
             self.lot *= 2;
             self.unnamed = 0;
         }
-        self.past.came(policy);
+        self.past.came(policy, table);
         self.helpless = 0;
-        let rest = self.suspects.iter().nth(self.lot).cloned();
-        let rest = rest.map_or_else(BTreeSet::new, |first| self.suspects.split_off(&first));
-        self.tried = std::mem::replace(&mut self.suspects, rest);
+        self.took = (self.took || steps > 0) && self.parts().next().is_some();
+        if self.rests {
+            self.tried.clear();
+            return false;
+        }
+        // From the end: endpoints before the rules that they need. Rules without an open endpoint are not in the table, so they would pass.
+        let first = self.suspects.iter().nth(self.suspects.len().saturating_sub(self.lot)).cloned();
+        self.tried = first.map_or_else(BTreeSet::new, |first| self.suspects.split_off(&first));
         if self.tried.is_empty() {
             (self.whole, self.unnamed) = (0, 0);
         }
@@ -239,7 +261,7 @@ impl HeldBack {
         if !self.past.is_known() && !named {
             return false;
         }
-        self.refused.retain(|part, _| !because.contains(part));
+        self.release(&because, parts.iter().map(rank).min().unwrap_or_default());
         self.suspects.extend(tried.into_iter().filter(|part| !parts.contains(part)));
         self.lot = (parts.len() / 2).max(1);
         if parts.len() > 1 {
@@ -250,9 +272,10 @@ impl HeldBack {
             return self.give_up();
         };
         self.unnamed += 1;
-        if self.unnamed >= MANY {
+        if !self.took && self.unnamed >= MANY && (self.suspects.is_empty() || self.unnamed >= ENOUGH) {
             return self.give_up();
         }
+        self.rests = self.unnamed >= ENOUGH;
         self.refuse(part, BTreeSet::new(), message, false);
         true
     }
@@ -278,9 +301,14 @@ impl HeldBack {
 
     /// Holds it back, and not what it was of no help to hold back.
     fn refuse(&mut self, part: Part, because: BTreeSet<Part>, message: &str, named: bool) {
-        self.refused.retain(|part, _| !because.contains(part));
+        self.release(&because, rank(&part));
         let wait = if named { WAIT } else { SHORT_WAIT };
         self.refused.insert(part, Refusal { policy: self.wanted.clone(), because, message: message.into(), named, wait });
+    }
+
+    /// Lets go of what it was of no help to hold back; only where what is there for it is held instead, else two would take turns for ever.
+    fn release(&mut self, because: &BTreeSet<Part>, instead: u8) {
+        self.refused.retain(|part, _| rank(part) >= instead || !because.contains(part));
     }
 
     /// What is refused is none of the parts, or all: nothing is held back that the kernel has not named, until the table is looked at.
@@ -293,12 +321,35 @@ impl HeldBack {
 
     /// The table is looked at.
     pub fn looked(&mut self) {
-        for refusal in self.refused.values_mut() {
-            refusal.wait = refusal.wait.saturating_sub(1);
+        // A search comes to its end first.
+        if self.suspects.is_empty() {
+            self.refused.values_mut().for_each(|refusal| refusal.wait = refusal.wait.saturating_sub(1));
         }
         if self.unnamed >= MANY {
             (self.whole, self.unnamed) = (0, 0);
         }
-        self.tries = 0;
+        (self.tries, self.rests) = (0, false);
     }
+}
+
+/// The groups that have such a part, or name it.
+fn concerned<'a>(held: &BTreeSet<&'a Part>, wanted: &'a NodePolicy) -> BTreeMap<&'a Part, BTreeSet<&'a GroupRef>> {
+    let mut concerned: BTreeMap<&Part, BTreeSet<&GroupRef>> = BTreeMap::new();
+    for (group, rules) in &wanted.groups {
+        let members = rules.groups().cloned().map(Part::Members);
+        let lists = rules.prefix_lists().cloned().map(Part::PrefixList);
+        for part in std::iter::once(Part::Rules(group.clone())).chain(members).chain(lists) {
+            if let Some(part) = held.get(&part) {
+                concerned.entry(part).or_default().insert(group);
+            }
+        }
+    }
+    for part in held {
+        if let Part::Endpoint(pod) = part
+            && let Some(endpoint) = wanted.endpoints.get(pod)
+        {
+            concerned.entry(part).or_default().extend(&endpoint.groups);
+        }
+    }
+    concerned
 }

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use policy::model::NodePolicy;
+use policy::model::{GroupRef, NodePolicy};
 use ruleset::{Lowering, Op, Part, Ruleset};
 
-/// The past, as far as it is remembered, and after a start as far as the table tells it.
+/// The past, as far as it is remembered, and as far as the table bears it out.
 #[derive(Clone, Debug, Default)]
 pub struct Past {
     in_force: NodePolicy,
-    known: bool,
+    /// The table that says so; none where nothing is known.
+    table: Option<Ruleset>,
     /// What the table had in another form after a start: that form cannot be had again.
     forgotten: BTreeSet<Part>,
     /// What the kernel took of a table that is made anew, and that it refused because of something else.
@@ -17,33 +18,39 @@ pub struct Past {
 }
 
 impl Past {
-    /// The last policy that came into force. Before the first one: what of it the table had that was there.
+    /// The last policy that came into force, as far as it still is. Before the first one: what of it the table had that was there.
     pub fn in_force(&self) -> &NodePolicy {
         &self.in_force
     }
 
     /// Whether there is such a policy or table.
     pub fn is_known(&self) -> bool {
-        self.known
+        self.table.is_some()
     }
 
-    /// This policy has come into force.
-    pub fn came(&mut self, policy: &NodePolicy) {
-        *self = Past { in_force: policy.clone(), known: true, ..Past::default() };
+    /// This policy has come into force, by this table.
+    pub fn came(&mut self, policy: &NodePolicy, table: &Ruleset) {
+        *self = Past { in_force: with_a_say(policy), table: Some(table.clone()), ..Past::default() };
     }
 
     /// The table that was there, empty if there was none, when these steps towards what was lowered last were refused. It says what is in force
-    /// where nobody remembers, and where somebody has removed it.
+    /// where nobody remembers, and where somebody has changed or removed it.
     pub fn found(&mut self, table: &Ruleset, lowering: &Lowering, refused: &[Op]) {
-        let is_gone = *table == Ruleset::default();
-        if !self.known || is_gone {
-            self.in_force = lowering.standing_in(table);
-            self.known = true;
-            let policy = lowering.policy();
-            let was_there = |part: &Part| part.is_known_to(table, policy);
-            self.forgotten = Part::that_differ(policy, &self.in_force).into_iter().filter(was_there).collect();
+        match &self.table {
+            Some(before) if before == table => {}
+            Some(_) => {
+                let mut before = Lowering::default();
+                before.lower(&self.in_force);
+                self.in_force = before.standing_in(table);
+            }
+            None => {
+                self.in_force = lowering.standing_in(table);
+                let was_there = |part: &Part| part.is_known_to(table, lowering.policy());
+                self.forgotten = Part::that_differ(lowering.policy(), &self.in_force).into_iter().filter(was_there).collect();
+            }
         }
-        if is_gone && !refused.is_empty() {
+        self.table = Some(table.clone());
+        if *table == Ruleset::default() && !refused.is_empty() {
             self.taken = lowering.standing_without(refused);
         }
     }
@@ -62,4 +69,16 @@ impl Past {
     pub fn has_forgotten(&self, part: &Part) -> bool {
         self.forgotten.contains(part)
     }
+}
+
+/// Of groups whose endpoints are all closed nothing is in the table, so nobody knows whether the kernel takes their rules.
+fn with_a_say(policy: &NodePolicy) -> NodePolicy {
+    let mut policy = policy.clone();
+    if policy.endpoints.values().any(|endpoint| endpoint.closed) {
+        let open = policy.endpoints.values().filter(|endpoint| !endpoint.closed);
+        let said: BTreeSet<GroupRef> = open.flat_map(|endpoint| &endpoint.groups).cloned().collect();
+        policy.groups =
+            policy.groups.iter().filter(|(group, _)| said.contains(group)).map(|(group, it)| (group.clone(), it.clone())).collect();
+    }
+    policy
 }

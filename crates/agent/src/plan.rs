@@ -22,6 +22,8 @@ pub struct Plan {
     pub rules: RulesOf,
     /// The groups with an endpoint here that are not in force as written yet, because a group that they name has not been seen as a whole.
     pub incomplete: BTreeSet<GroupRef>,
+    /// Those of them that name what the kernel does not take.
+    pub partly: BTreeSet<GroupRef>,
     /// Something is left as it was, since the kernel does not take what is new of it.
     pub held_back: bool,
     /// The table is to be replaced, not to be changed: it may be a step from what is there that is refused, and not where it leads.
@@ -110,6 +112,7 @@ impl Planner {
             // What is held back may have changed.
             rules: self.policy.groups.clone(),
             incomplete: incomplete(compiled),
+            partly: BTreeSet::new(),
             held_back: false,
             anew: self.held_back.is_helpless(),
             scope: self.scope.clone(),
@@ -118,9 +121,9 @@ impl Planner {
         plan
     }
 
-    /// The last plan is in force. Whether the next one is due at once, since this one held back more than is known to be refused.
-    pub fn committed(&mut self) -> bool {
-        self.held_back.in_force(&self.policy)
+    /// The last plan is in force, by so many steps. Whether the next one is due at once, since this one held back more than is known to be refused.
+    pub fn committed(&mut self, steps: usize) -> bool {
+        self.held_back.in_force(&self.policy, self.lowering.ruleset(), steps)
     }
 
     /// The kernel refused the last plan; whether the next one leaves what it may be about as it was.

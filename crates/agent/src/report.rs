@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use api::{AppliedGroup, NodeReportStatus, PacketCounts, ReportedProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::SignedDuration;
-use policy::model::GroupRef;
+use policy::model::{GroupRef, RulesOf};
 use runtime::condition::{Status, Wanted, merge};
 
 use crate::bridge::Bridging;
@@ -28,6 +28,8 @@ pub struct Report {
     packets: BTreeMap<GroupRef, PacketCounts>,
     /// When somebody else's changes of the table were last put right, and how often since this program started.
     repaired: Option<(Time, u64)>,
+    /// The rules with which each group was last in force as a whole; none where an earlier run reported it.
+    whole: RulesOf,
     /// The problems that have been logged.
     logged: Vec<ReportedProblem>,
 }
@@ -80,6 +82,10 @@ impl Report {
             self.status.groups.clear();
         }
         let groups = plan.scope.groups.iter().filter_map(|group| self.in_force(plan, group)).collect();
+        let partly = |group: &GroupRef| plan.incomplete.contains(group);
+        let whole =
+            plan.rules.iter().map(|(group, rules)| if partly(group) { (group, self.whole.get(group)) } else { (group, Some(rules)) });
+        self.whole = whole.filter_map(|(group, rules)| Some((group.clone(), rules?.clone()))).collect();
         let beside = |condition: Wanted| Wanted { type_: api::condition::READY, status: Status::False, ..condition };
         let ready = match (self.passage.escapes(), self.bridging.escapes()) {
             (true, _) => beside(self.passage.condition()),
@@ -184,14 +190,15 @@ impl Report {
     }
 
     /// A group that names one whose members have not all been seen is not in force as written: it stays at the generation that was in
-    /// force as a whole, if there was one.
+    /// force as a whole, if there was one. Where it is what the kernel refused that is missing, only if its rules are still those.
     fn in_force(&self, plan: &Plan, group: &AppliedGroup) -> Option<AppliedGroup> {
         let name = name_of(group);
         if !plan.incomplete.contains(&name) {
             return Some(group.clone());
         }
         let before = self.status.groups.iter().find(|before| before.namespace == group.namespace && before.name == group.name)?;
-        (before.uid == group.uid).then(|| AppliedGroup { generation: before.generation, ..group.clone() })
+        let same = !plan.partly.contains(&name) || self.whole.get(&name).is_none_or(|rules| plan.rules.get(&name) == Some(rules));
+        (same && before.uid == group.uid).then(|| AppliedGroup { generation: before.generation, ..group.clone() })
     }
 }
 

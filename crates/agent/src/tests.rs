@@ -22,6 +22,7 @@ use crate::slices::Epoch;
 mod bridging;
 mod counting;
 mod enforcement;
+mod histories;
 mod isolated;
 mod membership;
 mod pacing;
@@ -45,10 +46,16 @@ fn metadata(name: &str, generation: i64) -> ObjectMeta {
 
 /// A pod of this node with the label `app`.
 fn pod(name: &str, app: &str, address: &str) -> Object {
+    pod_with(name, app, &[address])
+}
+
+/// The same with several addresses.
+fn pod_with(name: &str, app: &str, addresses: &[&str]) -> Object {
+    let addresses: Vec<Value> = addresses.iter().map(|address| json!({ "ip": address })).collect();
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": "shop", "uid": format!("uid-{name}"), "labels": {"app": app}},
         "spec": {"nodeName": "n1", "containers": []},
-        "status": {"podIPs": [{"ip": address}]},
+        "status": {"podIPs": addresses},
     }))
     .unwrap();
     Object::pod(&pod)
@@ -263,7 +270,7 @@ impl Node {
         let now = self.now();
         Some(match self.enforcement.enforce(plan, || now.clone()) {
             Ok(committed) => {
-                self.searching = self.facts.committed();
+                self.searching = self.facts.committed(committed.ops);
                 self.rules.clone_from(&committed.value().rules);
                 Ok(self.report.committed(&committed, &now))
             }
@@ -284,6 +291,28 @@ impl Node {
     fn settled(&mut self) -> NodeReportStatus {
         let mut tries = (0..50).map(|_| self.sync().expect("the first lists are in").map(|status| (status, self.searching)));
         tries.find_map(|tried| tried.ok().filter(|(_, searching)| !searching)).expect("it does not end").0
+    }
+
+    /// So many minutes of tries, and a look at the table after each: how often the kernel refused, and what is said in the end.
+    fn minutes(&mut self, looks: usize) -> (usize, NodeReportStatus) {
+        let (mut refused, mut last) = (0, None);
+        for _ in 0..looks {
+            for _ in 0..60 {
+                match self.sync().expect("the first lists are in") {
+                    Ok(status) => last = Some(status),
+                    Err(_) => refused += 1,
+                }
+            }
+            self.facts.looked();
+        }
+        (refused, last.expect("the kernel takes something"))
+    }
+
+    /// The chain that judges what comes to this address.
+    fn chain_of(&mut self, address: &str) -> Option<String> {
+        let address: std::net::IpAddr = address.parse().unwrap();
+        let map = if address.is_ipv4() { "in4" } else { "in6" };
+        self.table()?.maps[map].elements.get(&address).cloned()
     }
 
     fn table(&mut self) -> Option<Ruleset> {

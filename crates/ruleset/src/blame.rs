@@ -1,19 +1,22 @@
 //! From a step that the kernel refuses to the object that it is about.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
-use policy::model::{Direction, Endpoint, GroupRef, GroupRules, NodePolicy, Peer, PodRef, PrefixListRef};
+use policy::model::{Endpoint, GroupRef, GroupRules, NodePolicy, PodRef, PrefixListRef};
 
 use crate::class;
-use crate::lower::{FAMILIES, group_denied_counter, members_name, own_chain, prefixes_name, rule_counter};
+use crate::lower::FAMILIES;
 use crate::lowering::{Class, Lowering};
-use crate::piece::{Merge, Peers, Piece};
+use crate::owners::Owners;
+use crate::piece::{Merge, Piece};
 use crate::{Action, Match, Op, Rule};
+
+/// So many refused steps are looked at: each may be about what hundreds of rules name.
+const STEPS: usize = 1_000;
 
 /// A part of the policy that can stay as it was while everything else goes on, and nothing opens.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,6 +100,14 @@ impl Part {
             Part::Rules(group) => {
                 if let Some(rules) = policy.groups.get_mut(group) {
                     *rules = from.groups.get(group).cloned().unwrap_or_default();
+                    // Whom those alone name is there without anybody, so that their chains are what they were.
+                    let old = rules.clone();
+                    for named in old.groups().filter(|named| from.members.contains_key(*named)) {
+                        policy.members.entry(named.clone()).or_default();
+                    }
+                    for list in old.prefix_lists().filter(|list| from.prefix_lists.contains_key(*list)) {
+                        policy.prefix_lists.entry(list.clone()).or_default();
+                    }
                 }
             }
             Part::Members(group) => {
@@ -139,120 +150,69 @@ impl Lowering {
     /// What each of these steps towards the last ruleset, all of which are refused, is about: one part, one of several, or nothing that could be
     /// left as it was. First what it most likely is, and then what it may be where that has not changed. A kernel goes on after a step that it
     /// refuses, so it also refuses all that needs what that would have made; those say nothing.
+    ///
+    /// Only so many of them are looked at: what is refused once more is looked at then.
     pub fn blame(&self, refused: &[Op]) -> Vec<Vec<BTreeSet<Part>>> {
         let missing: BTreeSet<Thing> = refused.iter().filter_map(made).collect();
         let by_itself = |op: &&Op| !needed(op).iter().any(|thing| missing.contains(thing));
-        refused.iter().filter(by_itself).map(|op| self.about(op)).collect()
+        let owners = if refused.is_empty() { Owners::default() } else { Owners::of(self) };
+        refused.iter().filter(by_itself).take(STEPS).map(|op| self.about(op, &owners)).collect()
     }
 
-    fn about(&self, op: &Op) -> Vec<BTreeSet<Part>> {
+    fn about(&self, op: &Op, owners: &Owners<'_>) -> Vec<BTreeSet<Part>> {
         let parts = match op {
-            Op::AddRule(chain, rule) => return vec![self.of_rule(chain, rule), self.named_by(rule)],
+            // At last, whoever's other rules of that chain are the reason that it is filled again.
+            Op::AddRule(chain, rule) => return vec![of_rule(chain, rule, owners), named_by(rule, owners), owners.chain(chain)],
             // It is there whatever rules it has.
-            Op::AddChain(chain, _) => self.of_new_chain(chain),
-            Op::FlushChain(chain) | Op::DeleteChain(chain) => self.of_chain(chain),
-            Op::AddPortMap(map, _) | Op::AddPorts(map, _) | Op::DeletePorts(map, _) => self.of_port_map(map),
-            Op::DeleteMap(map) => self.of_port_map(map).into_iter().chain(self.of_set(map)).collect(),
-            Op::AddCounter(counter) | Op::ContinueCounter(counter, _) | Op::DeleteCounter(counter) => self.of_counter(counter),
-            Op::AddSet(set, _) | Op::DeleteSet(set) | Op::AddElements(set, _) | Op::DeleteElements(set, _) => self.of_set(set),
-            Op::AddIntervalSet(set, _) | Op::DeleteIntervalSet(set) | Op::AddIntervals(set, _) | Op::DeleteIntervals(set, _) => {
-                self.of_set(set)
-            }
+            Op::AddChain(chain, _) => self.of_new_chain(chain).unwrap_or_else(|| owners.chain(chain)),
+            Op::FlushChain(chain) | Op::DeleteChain(chain) => owners.chain(chain),
+            Op::AddCounter(counter) | Op::ContinueCounter(counter, _) | Op::DeleteCounter(counter) => owners.counter(counter),
             // It is there for the rules that look into it; what it holds may be to blame where they are as they were.
-            Op::AddCounterMap(map, ..) => return vec![self.looking_into(map), self.of_set(map)],
-            Op::AddCounted(map, _) | Op::DeleteCounted(map, _) => self.of_set(map),
-            Op::AddMapElements(_, elements) => elements.values().flat_map(|chain| self.of_chain(chain)).collect(),
+            Op::AddCounterMap(map, ..) => return vec![self.looking_into(map, owners), owners.set(map)],
+            Op::AddPortMap(set, _) | Op::AddPorts(set, _) | Op::DeletePorts(set, _) | Op::DeleteMap(set) => owners.set(set),
+            Op::AddSet(set, _) | Op::DeleteSet(set) | Op::AddElements(set, _) | Op::DeleteElements(set, _) => owners.set(set),
+            Op::AddIntervalSet(set, _) | Op::DeleteIntervalSet(set) | Op::AddIntervals(set, _) => owners.set(set),
+            Op::DeleteIntervals(set, _) | Op::AddCounted(set, _) | Op::DeleteCounted(set, _) => owners.set(set),
+            Op::AddMapElements(_, elements) => elements.values().flat_map(|chain| owners.chain(chain)).collect(),
             Op::AddTable | Op::DeleteTable | Op::AddMap(..) | Op::DeleteMapElements(..) => BTreeSet::new(),
         };
         vec![parts]
     }
 
-    /// Whose members and entries a rule looks at.
-    fn named_by(&self, rule: &Rule) -> BTreeSet<Part> {
-        let set = |test: &Match| match test {
-            Match::InSet { set: name, .. } | Match::CountedIn { map: name, .. } => self.of_set(name),
-            _ => BTreeSet::new(),
-        };
-        rule.matches.iter().flat_map(set).collect()
-    }
-
-    /// The group whose counter it has, or all that the class has.
-    fn of_rule(&self, chain: &str, rule: &Rule) -> BTreeSet<Part> {
-        let class = self.of_chain(chain);
-        let counted = rule.counter.as_ref().map(|counter| self.of_counter(counter)).unwrap_or_default();
-        let both: BTreeSet<Part> = class.intersection(&counted).cloned().collect();
-        if both.is_empty() { class } else { both }
-    }
-
     /// The endpoints of a class, where it is the first of its chains.
-    fn of_new_chain(&self, chain: &str) -> BTreeSet<Part> {
+    fn of_new_chain(&self, chain: &str) -> Option<BTreeSet<Part>> {
         let is_first = |(direction, groups): &&Class| class::name(groups, *direction) == chain;
-        let Some((_, groups)) = self.classes().map(|(class, _)| class).find(is_first) else { return self.of_chain(chain) };
+        let (_, groups) = self.classes().map(|(class, _)| class).find(is_first)?;
         let is_of = |(_, endpoint): &(&PodRef, &Endpoint)| self.groups_with_a_say(endpoint).eq(groups);
-        self.policy().endpoints.iter().filter(is_of).map(|(pod, _)| Part::Endpoint(pod.clone())).collect()
-    }
-
-    /// The groups of a class, or an endpoint.
-    fn of_chain(&self, chain: &str) -> BTreeSet<Part> {
-        let has = |(_, piece): &(&_, &Piece)| piece.chains.iter().any(|(name, _)| name == chain);
-        let groups = self.classes().filter(has).flat_map(|((_, groups), _)| groups).cloned().map(Part::Rules);
-        let is_own = |pod: &&PodRef| [Direction::Ingress, Direction::Egress].iter().any(|direction| own_chain(pod, *direction) == chain);
-        let endpoint = self.policy().endpoints.keys().filter(is_own).cloned().map(Part::Endpoint);
-        groups.chain(endpoint).collect()
-    }
-
-    fn of_port_map(&self, map: &str) -> BTreeSet<Part> {
-        let has = |(_, piece): &(&_, &Piece)| piece.port_maps.iter().any(|(name, _)| name == map);
-        self.classes().filter(has).flat_map(|((_, groups), _)| groups).cloned().map(Part::Rules).collect()
-    }
-
-    fn of_counter(&self, counter: &str) -> BTreeSet<Part> {
-        let counts = |(group, rules): &(&GroupRef, &Arc<GroupRules>)| {
-            let is = |direction, rule: &policy::model::Rule| rule_counter(direction, group, &rule.id) == counter;
-            rules.ingress.iter().any(|rule| is(Direction::Ingress, rule)) || rules.egress.iter().any(|rule| is(Direction::Egress, rule))
-        };
-        let groups = self.policy().groups.iter().filter(counts).map(|(group, _)| Part::Rules(group.clone()));
-        let denies =
-            |group: &GroupRef| [Direction::Ingress, Direction::Egress].iter().any(|it| group_denied_counter(*it, group) == counter);
-        let denied = self.policy().endpoints.iter().filter(|(_, endpoint)| endpoint.groups.iter().any(denies));
-        groups.chain(denied.map(|(pod, _)| Part::Endpoint(pod.clone()))).collect()
-    }
-
-    fn of_set(&self, set: &str) -> BTreeSet<Part> {
-        let is_members = |group: &&GroupRef| FAMILIES.iter().any(|family| members_name(group, *family) == set);
-        let is_list = |list: &&PrefixListRef| FAMILIES.iter().any(|family| prefixes_name(list, *family) == set);
-        let is_merged = |merge: &&Merge| FAMILIES.iter().any(|family| merge.name(*family) == set);
-        let members = self.policy().members.keys().filter(is_members).map(|group| Part::Members(group.clone()));
-        let lists = self.policy().prefix_lists.keys().filter(is_list).map(|list| Part::PrefixList(list.clone()));
-        let merged = self.merges().filter(is_merged).flat_map(|merge| match merge.peers() {
-            Peers::Groups(groups) => groups.keys().cloned().map(Part::Members).collect::<Vec<_>>(),
-            Peers::Nets(peers) => self.naming(|peer| peers.contains_key(peer)).map(Part::Rules).chain(lists_of(peers)).collect(),
-        });
-        members.chain(lists).chain(merged).collect()
+        Some(self.policy().endpoints.iter().filter(is_of).map(|(pod, _)| Part::Endpoint(pod.clone())).collect())
     }
 
     /// The groups of whose rules one names a peer that is looked for in this map.
-    fn looking_into(&self, map: &str) -> BTreeSet<Part> {
+    fn looking_into(&self, map: &str, owners: &Owners<'_>) -> BTreeSet<Part> {
         let looks = |rule: &Rule| rule.matches.iter().any(|test| matches!(test, Match::CountedIn { map: name, .. } if name == map));
         let has = |(_, piece): &(&_, &Piece)| piece.chains.iter().any(|(_, chain)| chain.rules.iter().any(looks));
         let of_classes: BTreeSet<&GroupRef> = self.classes().filter(has).flat_map(|((_, groups), _)| groups).collect();
         let merge = self.merges().find(|merge| FAMILIES.iter().any(|family| merge.name(*family) == map));
-        let names = merge.into_iter().flat_map(|merge| self.naming(|peer| merge.holds(peer)));
-        names.filter(|group| of_classes.contains(group)).map(Part::Rules).collect()
-    }
-
-    /// The groups that name one of these peers.
-    fn naming(&self, is_one: impl Fn(&Peer) -> bool) -> impl Iterator<Item = GroupRef> {
-        let names = move |(_, rules): &(&GroupRef, &Arc<GroupRules>)| rules.all().any(|rule| is_one(&rule.peer));
-        self.policy().groups.iter().filter(names).map(|(group, _)| group.clone())
+        let names = merge.into_iter().flat_map(Merge::all).flat_map(|peer| owners.naming(&peer).collect::<Vec<_>>());
+        names.filter(|group| of_classes.contains(group)).cloned().map(Part::Rules).collect()
     }
 }
 
-fn lists_of(peers: &BTreeMap<Peer, Arc<str>>) -> impl Iterator<Item = Part> {
-    peers.keys().filter_map(|peer| match peer {
-        Peer::PrefixList(list) => Some(Part::PrefixList(list.clone())),
-        Peer::Net(_) | Peer::Group(_) => None,
-    })
+/// The group whose counter it has, or all that the class has.
+fn of_rule(chain: &str, rule: &Rule, owners: &Owners<'_>) -> BTreeSet<Part> {
+    let class = owners.chain(chain);
+    let counted = rule.counter.as_ref().map(|counter| owners.counter(counter)).unwrap_or_default();
+    let both: BTreeSet<Part> = class.intersection(&counted).cloned().collect();
+    if both.is_empty() { class } else { both }
+}
+
+/// Whose members and entries a rule looks at.
+fn named_by(rule: &Rule, owners: &Owners<'_>) -> BTreeSet<Part> {
+    let set = |test: &Match| match test {
+        Match::InSet { set: name, .. } | Match::CountedIn { map: name, .. } => owners.set(name),
+        _ => BTreeSet::new(),
+    };
+    rule.matches.iter().flat_map(set).collect()
 }
 
 /// What has a name in the table. Chains have names of their own, and so have counters; sets and maps share theirs.

@@ -22,6 +22,7 @@ mod lower;
 mod lowering;
 mod model;
 mod names;
+mod owners;
 mod phases;
 mod piece;
 mod render;

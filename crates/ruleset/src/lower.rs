@@ -89,6 +89,13 @@ pub(crate) fn spoken(policy: &NodePolicy) -> Vec<Family> {
     FAMILIES.into_iter().filter(has).collect()
 }
 
+/// Those of endpoints that rules have a say about.
+pub(crate) fn judged(policy: &NodePolicy) -> Vec<Family> {
+    let open = || policy.endpoints.values().filter(|endpoint| !endpoint.closed);
+    let has = |family: &Family| open().flat_map(|endpoint| &endpoint.addresses).any(|address| Family::of(*address) == *family);
+    FAMILIES.into_iter().filter(has).collect()
+}
+
 /// To the chain of the endpoint that the packet is from or for.
 fn dispatches(ruleset: &mut Ruleset, direction: Direction, spoken: &[Family]) -> Vec<Rule> {
     for family in FAMILIES {
@@ -138,11 +145,13 @@ pub(crate) fn own_chain(pod: &PodRef, direction: Direction) -> String {
     name(&format!("{}-pod", way(direction)), &[&pod.namespace, &pod.name])
 }
 
-/// The chain of all endpoints that are closed.
+/// The chains of all endpoints that are closed.
+pub(crate) const CLOSED: [&str; 2] = ["closed-in", "closed-out"];
+
 const fn closed(direction: Direction) -> &'static str {
     match direction {
-        Direction::Ingress => "closed-in",
-        Direction::Egress => "closed-out",
+        Direction::Ingress => CLOSED[0],
+        Direction::Egress => CLOSED[1],
     }
 }
 
@@ -172,6 +181,11 @@ pub fn group_denied_counter(direction: Direction, group: &GroupRef) -> String {
 /// The name of the counter of what the rule of this id allowed. What several rules allow counts for one of them.
 pub fn rule_counter(direction: Direction, group: &GroupRef, id: &str) -> String {
     name(way(direction), &[&group.namespace, &group.name, id])
+}
+
+/// What the names of all counters of a group's rules begin with.
+pub(crate) fn rule_counters(direction: Direction, group: &GroupRef) -> String {
+    name(way(direction), &[&group.namespace, &group.name]) + "/"
 }
 
 /// The name of the counter of what belonged to no connection and opened none (S37).

@@ -14,7 +14,7 @@ use policy::model::{Direction, Endpoint, Family, GroupRef, NodePolicy, Peer, Pod
 
 use crate::class;
 use crate::intervals::merge;
-use crate::lower::{endpoint_chain, fixed, members_name, prefixes_name, spoken};
+use crate::lower::{endpoint_chain, fixed, judged, members_name, prefixes_name};
 use crate::piece::{Merge, Piece};
 use crate::room::Room;
 use crate::{IntervalSet, Ruleset, Set};
@@ -152,7 +152,7 @@ impl Lowering {
     /// The ruleset that gives every packet the verdict of the policy.
     pub fn lower(&mut self, policy: &NodePolicy) -> Ruleset {
         let same_endpoints = self.policy.endpoints.ptr_eq(&policy.endpoints);
-        let spoken = if same_endpoints { self.spoken.clone() } else { spoken(policy) };
+        let spoken = if same_endpoints { self.spoken.clone() } else { judged(policy) };
         if self.policy.exempt != policy.exempt || self.spoken != spoken {
             *self = Lowering { spoken, ..Lowering::within(self.bounds) };
         }
@@ -178,7 +178,7 @@ impl Lowering {
     }
 
     /// What it was lowered to.
-    pub(crate) fn ruleset(&self) -> &Ruleset {
+    pub fn ruleset(&self) -> &Ruleset {
         &self.ruleset
     }
 

@@ -94,24 +94,19 @@ impl Merge {
         format!("{kind}{digit}/{}", self.digest)
     }
 
-    /// Whether it looks for this peer.
-    pub(crate) fn holds(&self, peer: &Peer) -> bool {
-        match (&*self.peers, peer) {
-            (Peers::Groups(groups), Peer::Group(group)) => groups.contains_key(group),
-            (Peers::Groups(_), _) => false,
-            (Peers::Nets(peers), _) => peers.contains_key(peer),
-        }
-    }
-
-    /// Its peers that may come to hold something else.
-    pub(crate) fn changing(&self) -> impl Iterator<Item = Peer> {
+    /// Its peers.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Peer> {
         let (groups, nets) = match &*self.peers {
             Peers::Groups(groups) => (Some(groups), None),
             Peers::Nets(peers) => (None, Some(peers)),
         };
         let groups = groups.into_iter().flatten().map(|(group, _)| Peer::Group(group.clone()));
-        let lists = nets.into_iter().flatten().map(|(peer, _)| peer.clone()).filter(|peer| !matches!(peer, Peer::Net(_)));
-        groups.chain(lists)
+        groups.chain(nets.into_iter().flatten().map(|(peer, _)| peer.clone()))
+    }
+
+    /// Those that may come to hold something else.
+    pub(crate) fn changing(&self) -> impl Iterator<Item = Peer> {
+        self.all().filter(|peer| !matches!(peer, Peer::Net(_)))
     }
 
     /// What is said of its groups.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use policy::model::{Direction, Family, GroupRef, NodePolicy, PodRef};
 
 use crate::blame::{Part, Thing, touched};
-use crate::lower::{FAMILIES, group_denied_counter, members_name, own_chain, prefixes_name};
+use crate::lower::{CLOSED, FAMILIES, members_name, own_chain, prefixes_name, rule_counters};
 use crate::lowering::{Class, Lowering};
 use crate::piece::Piece;
 use crate::{Op, Ruleset};
@@ -69,14 +69,18 @@ impl Part {
     /// Whether a table has something of it, be it in another form.
     pub fn is_known_to(&self, table: &Ruleset, policy: &NodePolicy) -> bool {
         match self {
-            Part::Rules(group) => {
-                [Direction::Ingress, Direction::Egress].iter().any(|way| table.counters.contains(&group_denied_counter(*way, group)))
-            }
+            // A rule that it had, and not only that somebody was in it.
+            Part::Rules(group) => [Direction::Ingress, Direction::Egress].iter().any(|way| {
+                let prefix = rule_counters(*way, group);
+                table.counters.range(prefix.clone()..).next().is_some_and(|counter| counter.starts_with(&prefix))
+            }),
             Part::Members(group) => FAMILIES.iter().any(|family| table.sets.contains_key(&members_name(group, *family))),
             Part::PrefixList(list) => FAMILIES.iter().any(|family| table.intervals.contains_key(&prefixes_name(list, *family))),
             Part::Endpoint(pod) => {
                 let addresses = policy.endpoints.get(pod).map(|endpoint| &endpoint.addresses);
-                let guarded = |address| table.maps.values().any(|map| map.elements.contains_key(address));
+                let guarded = |address| {
+                    table.maps.values().any(|map| map.elements.get(address).is_some_and(|chain| !CLOSED.contains(&chain.as_str())))
+                };
                 let own = [Direction::Ingress, Direction::Egress].iter().any(|way| table.chains.contains_key(&own_chain(pod, *way)));
                 own || addresses.into_iter().flatten().any(guarded)
             }

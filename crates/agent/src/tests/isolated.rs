@@ -287,3 +287,85 @@ enum Known {
     All,
     Forgotten,
 }
+
+/// Rules that are as before are the same steps as before, although they name somebody whom no rule names any more.
+#[test]
+fn rules_of_before_may_name_who_is_named_no_more() {
+    let rules = |generation, port: u16, peer| {
+        let from_peer = json!({"protocol": "TCP", "port": port, "from": [peer]});
+        let ingress = json!([from_peer, {"protocol": "TCP", "port": 80, "from": [everybody()]}]);
+        Object::security_group(&metadata("web", generation), &json!({"ingress": ingress, "egress": []}))
+    };
+    for peer in [json!({"securityGroup": {"name": "x"}}), json!({"prefixList": {"name": "x"}})] {
+        let mut objects = shop(rules(1, 81, peer), opens("app", 1, &[80], everybody()));
+        let list = json!({"addressFamily": "IPv4", "maxEntries": 5, "entries": [{"cidr": "10.7.0.0/24"}]});
+        objects.extend([group("x", 1, &[]), Object::prefix_list(&metadata("x", 1), &list)]);
+        let mut node = Node::new();
+        node.list(&objects);
+        if node.sync().is_none() {
+            node.slices(0, Change::Reset(Kind::MemberSlice, vec![slice("x", &["10.1.0.1"])]));
+        }
+        node.synced();
+        disliking(&mut node, "add rule inet k8s-sg in/shop/web");
+        node.take(apply(rules(2, 82, everybody())));
+        node.take(apply(pod("app-1", "app", "10.0.0.7")));
+        node.take(apply(opens("app", 2, &[8080], everybody())));
+        let (refusals, status) = node.minutes(4);
+        assert_eq!(problems(&status), [("SecurityGroup shop/web", "RefusedByKernel")]);
+        assert!(node.chain_of("10.0.0.7").is_some() && has(&mut node, "th dport 8080") && refusals < 5, "{refusals}");
+        assert!(!has(&mut node, "10.1.0.1") && !has(&mut node, "10.7.0.0"), "nobody knows who they are now");
+    }
+}
+
+/// It makes rules of all classes be said for that family too.
+#[test]
+fn the_first_pod_of_another_family_is_closed_where_somebody_elses_rules_are_refused_for_it() {
+    for by_name in [true, false] {
+        let mut node = Node::with(&shop(opens("web", 1, &[666], json!({"cidr": "::/0"})), opens("app", 1, &[80], everybody())), &[]);
+        node.synced();
+        let kernel = node.enforcement.kernel();
+        *if by_name { &mut kernel.dislikes } else { &mut kernel.dreads } = "th dport 666".into();
+        node.take(apply(pod_with("six-0", "app", &["10.0.0.9", "fd00::9"])));
+        node.take(apply(pod("app-1", "app", "10.0.0.7")));
+        let (_, status) = node.minutes(4);
+        assert_eq!(problems(&status), [("Pod shop/six-0", "RefusedByKernel")], "{by_name}");
+        assert!(node.chain_of("10.0.0.7").is_some(), "{by_name}");
+        assert_eq!(["10.0.0.9", "fd00::9"].map(|address| node.chain_of(address)), [const { "closed-in" }; 2].map(|it| Some(it.into())));
+    }
+}
+
+/// They were in no table, so nobody knows whether the kernel takes them.
+#[test]
+fn rules_that_came_while_their_pods_were_closed_are_not_beyond_doubt() {
+    let mut node = Node::with(&shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody())), &[]);
+    node.synced();
+    disliking(&mut node, "in-pod/shop/both-0");
+    and_one_in_both(vec![]).into_iter().for_each(|object| node.take(apply(object)));
+    node.take(delete(Kind::Pod, "web-0"));
+    node.settled();
+    node.take(apply(opens("web", 2, &[666], everybody())));
+    node.settled();
+    disliking(&mut node, "th dport 666");
+    (0..5).for_each(|_| node.facts.looked());
+    node.take(apply(pod("both-1", "both", "10.0.0.4")));
+    let status = node.settled();
+    assert_eq!(problems(&status), [("SecurityGroup shop/web", "RefusedByKernel")]);
+    assert_eq!(node.chain_of("10.0.0.4").as_deref(), Some("in-pod/shop/both-1"));
+}
+
+/// What is in force of a group is neither what it was nor what it should be.
+#[test]
+fn a_generation_that_has_been_replaced_is_not_claimed() {
+    let naming = |generation, port| opens("web", generation, &[port], json!({"securityGroup": {"name": "peers"}}));
+    let mut objects = shop(naming(1, 80), opens("app", 1, &[80], everybody()));
+    objects.push(group("peers", 1, &[]));
+    let mut node = Node::with(&objects, &[slice("peers", &["10.1.0.1"])]);
+    node.synced();
+    disliking(&mut node, "10.6.6.6");
+    node.slices(0, Change::Apply(slice("peers", &["10.1.0.1", "10.6.6.6"])));
+    assert_eq!(generations(&node.settled()), [("app".to_string(), 1), ("web".to_string(), 1)]);
+    node.take(apply(naming(2, 443)));
+    let status = node.settled();
+    assert!(has(&mut node, "th dport 443"));
+    assert_eq!(generations(&status), [("app".to_string(), 1)]);
+}

@@ -3,6 +3,7 @@
 use policy::index::Object;
 use serde_json::json;
 
+use super::refused::{everybody, opens, shop};
 use super::*;
 
 /// So many groups, each of one pod, each of a generation that opens this port, or another one.
@@ -65,6 +66,62 @@ fn few_are_found_among_many() {
         let status = node.synced();
         assert_eq!((refused(&status), behind(&status)), (vec![], vec![]));
     }
+}
+
+/// Rules of a group all of whose pods are closed meanwhile are not in the table: that they pass proves nothing.
+#[test]
+fn the_rules_of_a_new_group_are_found_though_its_pods_are_suspected_as_well() {
+    for start in ["booted", "removed", "running"] {
+        let mut objects = shop(opens("web", 1, &[80], everybody()), opens("app", 1, &[80], everybody()));
+        let both = json!({"securityGroups": ["bad", "web"], "podSelector": {"matchLabels": {"app": "badly"}}});
+        let mut bad = vec![opens("bad", 1, &[666], everybody()), Object::attachment(&metadata("badly", 1), &both)];
+        bad.extend((0..6).map(|n| pod(&format!("b-{n}"), "badly", &format!("10.0.1.{n}"))));
+        bad.push(pod("zeta-0", "app", "10.0.2.1"));
+        let mut node = if start == "booted" { Node::new() } else { Node::with(&objects, &[]) };
+        match start {
+            "booted" => {
+                objects.append(&mut bad);
+                node.list(&objects);
+            }
+            "removed" => {
+                bad.drain(..).for_each(|object| node.take(apply(object)));
+                node.synced();
+                node.enforcement.kernel().inner = FakeKernel::default();
+                assert_eq!(node.enforcement.recheck(), Ok(true));
+            }
+            _ => drop(node.synced()),
+        }
+        node.enforcement.kernel().dreads = "th dport 666".into();
+        bad.into_iter().for_each(|object| node.take(apply(object)));
+        let (refusals, status) = node.minutes(10);
+        assert_eq!(status.problems.iter().map(|it| it.object.as_str()).collect::<Vec<_>>(), ["SecurityGroup shop/bad"], "{start}");
+        assert!(node.chain_of("10.0.2.1").is_some_and(|chain| chain.starts_with("in-pod/")), "{start}");
+        assert!(refusals < 80, "{refusals}");
+    }
+}
+
+/// Wherever they stand among the others: the kernel takes those.
+#[test]
+fn several_beside_one_another_are_found() {
+    for bad in [0..4, 4..8, 14..20] {
+        let mut node = node(20);
+        node.enforcement.kernel().dreads = "th dport 666".into();
+        groups(20, 2, |n| if bad.contains(&n) { 666 } else { 81 }).into_iter().for_each(|group| node.take(apply(group)));
+        node.take(apply(pod("late-0", "g012", "10.0.9.9")));
+        let (refusals, status) = node.minutes(10);
+        assert_eq!((behind(&status).len(), refused(&status).len()), (bad.len(), bad.len()), "{bad:?}");
+        assert!(node.chain_of("10.0.9.9").is_some() && refusals < 250, "{refusals}");
+    }
+    let mut node = node(2);
+    node.enforcement.kernel().dreads = "in-pod/shop/bad-".into();
+    (0..30).for_each(|n| node.take(apply(pod(&format!("bad-{n}"), "g000", &format!("10.0.3.{n}")))));
+    node.take(apply(pod("good-0", "g000", "10.0.4.1")));
+    groups(2, 2, |_| 81).into_iter().for_each(|group| node.take(apply(group)));
+    node.minutes(10);
+    let (_, status) = search(&mut node);
+    assert_eq!(node.chain_of("10.0.4.1").as_deref(), Some("in-pod/shop/good-0"));
+    assert!((0..30).all(|n| node.chain_of(&format!("10.0.3.{n}")).as_deref() == Some("closed-in")), "{}", node.table().unwrap());
+    assert_eq!((behind(&status), status.problems.len()), (vec![], 30), "those that are still to be tried are named, too");
 }
 
 #[test]

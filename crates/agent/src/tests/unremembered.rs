@@ -1,7 +1,5 @@
 //! What the kernel refuses after a start, or after somebody has removed the table: nobody remembers what was in force, but the table says it.
 
-use std::net::IpAddr;
-
 use policy::index::Object;
 
 use super::isolated::and_one_in_both;
@@ -18,10 +16,6 @@ fn two(count: u16) -> Vec<Object> {
 fn restarted(objects: &[Object]) -> Node {
     let inner = Node::with(objects, &[]).enforcement.kernel().inner.clone();
     Node::on(Flaky { inner, ..Flaky::default() })
-}
-
-fn chain_of(node: &mut Node, address: &str) -> Option<String> {
-    node.table()?.maps["in4"].elements.get(&address.parse::<IpAddr>().unwrap()).cloned()
 }
 
 /// Whatever step of what is its own alone: who stands in the table as it should be, and what the kernel takes of a table that is made anew, is
@@ -46,7 +40,7 @@ fn an_endpoint_that_is_refused_closes_no_other() {
                 assert_eq!(table.chains.get(chain), whole.chains.get(chain), "{refused}: {chain}");
             }
             assert!(whole.chains.keys().all(|chain| table.chains.contains_key(chain)), "{refused}: {table}");
-            assert_eq!(chain_of(&mut node, "10.0.0.3").as_deref(), Some("closed-in"), "{refused}");
+            assert_eq!(node.chain_of("10.0.0.3").as_deref(), Some("closed-in"), "{refused}");
         }
     }
 }
@@ -71,7 +65,7 @@ fn after_a_restart_who_is_new_is_guarded_though_nobody_knows_what_is_refused() {
     node.enforcement.kernel().dreads = "in-pod/shop/both-0".into();
     node.list(&and_one_in_both(two(1)));
     assert_eq!(problems(&node.settled()), [("Pod shop/both-0", "RefusedByKernel")]);
-    assert_eq!(chain_of(&mut node, "10.0.0.3").as_deref(), Some("closed-in"));
+    assert_eq!(node.chain_of("10.0.0.3").as_deref(), Some("closed-in"));
 
     let mut node = restarted(&two(1));
     let table = node.table();
@@ -95,7 +89,7 @@ fn a_table_that_was_removed_comes_back_without_what_the_kernel_does_not_take() {
             let status = node.settled();
             assert_eq!(status.problems.len(), 1, "{refused}: {:?}", problems(&status));
             assert_eq!(generations(&status), [("web".to_string(), 1)], "{refused}");
-            assert!(has(&mut node, "th dport 80 ") && chain_of(&mut node, "10.0.0.2").is_some(), "{}", node.table().unwrap());
+            assert!(has(&mut node, "th dport 80 ") && node.chain_of("10.0.0.2").is_some(), "{}", node.table().unwrap());
             let kernel = node.enforcement.kernel();
             (kernel.dislikes, kernel.dreads) = (String::new(), String::new());
             (0..5).for_each(|_| node.facts.looked());
@@ -113,4 +107,38 @@ fn a_table_of_another_version_stays_while_nobody_knows_what_the_kernel_does_not_
     node.list(&and_one_in_both(two(1)));
     assert!((0..40).all(|_| node.sync().unwrap().is_err()));
     assert_eq!(node.table(), table);
+}
+
+/// As where it was removed: what somebody has taken out of the table is not in force, whatever we remember.
+#[test]
+fn a_table_that_was_flushed_guards_again_but_for_what_the_kernel_does_not_take() {
+    for by_name in [true, false] {
+        let mut node = Node::with(&two(1), &[]);
+        node.synced();
+        let chains: Vec<String> = node.table().unwrap().chains.keys().cloned().collect();
+        node.enforcement.kernel().inner.commit(&Transaction { ops: chains.into_iter().map(ruleset::Op::FlushChain).collect() }).unwrap();
+        let kernel = node.enforcement.kernel();
+        *if by_name { &mut kernel.dislikes } else { &mut kernel.dreads } = "th dport 8080 ".into();
+        assert_eq!(node.enforcement.recheck(), Ok(true));
+        assert_eq!(problems(&node.minutes(10).1), [("SecurityGroup shop/app", "RefusedByKernel")]);
+        let table = node.table().unwrap();
+        assert!(!table.chains["forward-ingress"].rules.is_empty() && has(&mut node, "th dport 80 "), "{table}");
+    }
+}
+
+/// It loses nothing by that.
+#[test]
+fn after_a_restart_who_was_closed_may_be_closed_again_and_what_allowed_nothing_may_allow_nothing() {
+    for (refused, blamed) in [("in-pod/shop/both-0", "Pod shop/both-0"), ("th dport 80 ", "SecurityGroup shop/web")] {
+        let mut node = Node::new();
+        node.enforcement.kernel().dreads = refused.into();
+        node.list(&and_one_in_both(two(1)));
+        assert_eq!(problems(&node.minutes(2).1), [(blamed, "RefusedByKernel")]);
+        let inner = node.enforcement.kernel().inner.clone();
+        let mut node = Node::on(Flaky { inner, dreads: refused.into(), ..Flaky::default() });
+        node.list(&and_one_in_both(two(1)));
+        node.take(apply(pod("app-1", "app", "10.0.0.5")));
+        assert_eq!(problems(&node.minutes(10).1), [(blamed, "RefusedByKernel")]);
+        assert_eq!(node.chain_of("10.0.0.5").as_deref(), Some("in-pod/shop/app-1"), "{refused}");
+    }
 }
