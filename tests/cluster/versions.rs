@@ -37,10 +37,13 @@ pub fn chart(cluster: &Cluster) -> Result<String> {
 
 /// As a chart's upgrade would, but for one part of it.
 fn apply(cluster: &Cluster, chart: &str, what: impl Fn(&str) -> bool) -> Result<()> {
-    let rendered = cluster.helm(&["template", "kube-security-groups", chart, NAMESPACE])?;
+    let version: serde_json::Value = serde_json::from_str(&cluster.kubectl(&["version", "--output=json"])?)?;
+    let version = format!("--kube-version={}", version["serverVersion"]["gitVersion"].as_str().context("the server's version")?);
+    let rendered = cluster.helm(&["template", "kube-security-groups", chart, NAMESPACE, &version])?;
     let documents: Vec<&str> = rendered.split("\n---\n").filter(|text| !text.contains("helm.sh/hook") && what(text)).collect();
     ensure!(!documents.is_empty(), "nothing of {chart} is to be applied");
-    cluster.kubectl_stdin(&["apply", "--server-side", "--field-manager=helm", "-f", "-"], &documents.join("\n---\n"))?;
+    cluster
+        .kubectl_stdin(&["apply", "--server-side", "--force-conflicts", "--field-manager=helm", "-f", "-"], &documents.join("\n---\n"))?;
     for workload in ["deployment/operator", "daemonset/agent"] {
         cluster.kubectl(&["rollout", "status", workload, NAMESPACE, "--timeout=300s"])?;
     }
