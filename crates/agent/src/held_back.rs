@@ -327,6 +327,7 @@ impl HeldBack {
         }
         if self.unnamed >= MANY {
             (self.whole, self.unnamed) = (0, 0);
+            self.past.looked_in_vain();
         }
         (self.tries, self.rests) = (0, false);
     }

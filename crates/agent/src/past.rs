@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use policy::model::{GroupRef, NodePolicy};
 use ruleset::{Lowering, Op, Part, Ruleset};
 
+/// Looks at the table, a minute each, until what was there in another form may be held back, too.
+const LOOKS: u32 = 2;
+
 /// The past, as far as it is remembered, and as far as the table bears it out.
 #[derive(Clone, Debug, Default)]
 pub struct Past {
@@ -13,6 +16,8 @@ pub struct Past {
     table: Option<Ruleset>,
     /// What the table had in another form after a start: that form cannot be had again.
     forgotten: BTreeSet<Part>,
+    /// So many looks at the table in vain since.
+    looks: u32,
     /// What the kernel took of a table that is made anew, and that it refused because of something else.
     taken: NodePolicy,
 }
@@ -63,6 +68,15 @@ impl Past {
     /// Whether the kernel is known to take this part of a policy.
     pub fn has(&self, part: &Part, policy: &NodePolicy) -> bool {
         part.is_same(policy, &self.in_force) || part.is_same(policy, &self.taken)
+    }
+
+    /// The table is looked at, and nothing has come into force because of nobody knows what. What was there in another form is better than nothing
+    /// for a while (S41); but pods that come are open until something else can be held.
+    pub fn looked_in_vain(&mut self) {
+        self.looks += 1;
+        if self.looks >= LOOKS {
+            self.forgotten.clear();
+        }
     }
 
     /// Whether it was there in a form that cannot be had again.

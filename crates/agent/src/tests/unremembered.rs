@@ -75,6 +75,25 @@ fn after_a_restart_who_is_new_is_guarded_though_nobody_knows_what_is_refused() {
     assert_eq!(node.table(), table, "its rules of before are better than none");
 }
 
+/// Not for ever: whoever comes would be open, and no change would come into force.
+#[test]
+fn after_a_restart_a_group_that_changed_and_is_refused_allows_nothing_in_the_end() {
+    let mut node = restarted(&two(1));
+    let table = node.table();
+    node.enforcement.kernel().dreads = "th dport 82 ".into();
+    let changed = shop(opens("web", 2, &[82], everybody()), opens("app", 1, &[8080], everybody()));
+    node.list(&changed);
+    node.take(apply(pod("app-1", "app", "10.0.0.5")));
+    assert!((0..60).all(|_| node.sync().unwrap().is_err()));
+    assert_eq!(node.table(), table);
+    node.facts.looked();
+    let (_, status) = node.minutes(3);
+    assert_eq!(problems(&status), [("SecurityGroup shop/web", "RefusedByKernel")]);
+    assert!(status.problems[0].message.starts_with("it allows nothing, for"), "{}", status.problems[0].message);
+    assert_eq!((generations(&status), node.chain_of("10.0.0.5").as_deref()), (vec![("app".to_string(), 1)], Some("in-pod/shop/app-1")));
+    assert!(node.chain_of("10.0.0.1").is_some());
+}
+
 /// Nothing of it is in force any more, so nothing of it stays as it was: all are guarded again, but for what is refused.
 #[test]
 fn a_table_that_was_removed_comes_back_without_what_the_kernel_does_not_take() {
