@@ -82,10 +82,14 @@ impl Report {
             self.status.groups.clear();
         }
         let groups = plan.scope.groups.iter().filter_map(|group| self.in_force(plan, group)).collect();
-        let partly = |group: &GroupRef| plan.incomplete.contains(group);
-        let whole =
-            plan.rules.iter().map(|(group, rules)| if partly(group) { (group, self.whole.get(group)) } else { (group, Some(rules)) });
-        self.whole = whole.filter_map(|(group, rules)| Some((group.clone(), rules?.clone()))).collect();
+        let mut whole = plan.rules.clone();
+        for group in &plan.incomplete {
+            match self.whole.get(group) {
+                Some(rules) => drop(whole.insert(group.clone(), rules.clone())),
+                None => drop(whole.remove(group)),
+            }
+        }
+        self.whole = whole;
         let beside = |condition: Wanted| Wanted { type_: api::condition::READY, status: Status::False, ..condition };
         let ready = match (self.passage.escapes(), self.bridging.escapes()) {
             (true, _) => beside(self.passage.condition()),

@@ -43,9 +43,8 @@ impl Lowering {
         let elements = |piece: &Piece| piece.elements.iter().all(|(map, address, _)| stands(Thing::Element(map, *address)));
         let whole = |piece: &Piece| chains(piece) && ports(piece) && counters(piece) && elements(piece);
         let classes: BTreeSet<&Class> = self.classes().filter(|(_, piece)| whole(piece)).map(|(class, _)| class).collect();
-        let ways = |group: &GroupRef| {
-            [Direction::Ingress, Direction::Egress].map(|way| classes.iter().any(|(direction, of)| *direction == way && of.contains(group)))
-        };
+        let said: BTreeSet<(Direction, &GroupRef)> = classes.iter().flat_map(|(way, groups)| groups.iter().map(|it| (*way, it))).collect();
+        let both_ways = |group: &GroupRef| [Direction::Ingress, Direction::Egress].iter().all(|way| said.contains(&(*way, group)));
         let sets = |names: &dyn Fn(Family) -> String| FAMILIES.into_iter().all(|family| stands(Thing::Set(&names(family))));
         let policy = self.policy();
         let endpoint = |pod: &PodRef| {
@@ -53,7 +52,7 @@ impl Lowering {
         };
         NodePolicy {
             endpoints: policy.endpoints.iter().filter(|(pod, _)| endpoint(pod)).map(cloned).collect(),
-            groups: policy.groups.iter().filter(|(group, _)| ways(group) == [true, true]).map(cloned).collect(),
+            groups: policy.groups.iter().filter(|(group, _)| both_ways(group)).map(cloned).collect(),
             members: policy.members.iter().filter(|(group, _)| sets(&|family| members_name(group, family))).map(cloned).collect(),
             prefix_lists: policy.prefix_lists.iter().filter(|(list, _)| sets(&|family| prefixes_name(list, family))).map(cloned).collect(),
             ..policy.clone()
