@@ -165,16 +165,10 @@ impl Lowering {
             Op::AddRule(chain, rule) => return vec![of_rule(chain, rule, owners), named_by(rule, owners), owners.chain(chain)],
             // It is there whatever rules it has.
             Op::AddChain(chain, _) => self.of_new_chain(chain).unwrap_or_else(|| owners.chain(chain)),
-            Op::FlushChain(chain) | Op::DeleteChain(chain) => owners.chain(chain),
-            Op::AddCounter(counter) | Op::ContinueCounter(counter, _) | Op::DeleteCounter(counter) => owners.counter(counter),
             // It is there for the rules that look into it; what it holds may be to blame where they are as they were.
             Op::AddCounterMap(map, ..) => return vec![self.looking_into(map, owners), owners.set(map)],
-            Op::AddPortMap(set, _) | Op::AddPorts(set, _) | Op::DeletePorts(set, _) | Op::DeleteMap(set) => owners.set(set),
-            Op::AddSet(set, _) | Op::DeleteSet(set) | Op::AddElements(set, _) | Op::DeleteElements(set, _) => owners.set(set),
-            Op::AddIntervalSet(set, _) | Op::DeleteIntervalSet(set) | Op::AddIntervals(set, _) => owners.set(set),
-            Op::DeleteIntervals(set, _) | Op::AddCounted(set, _) | Op::DeleteCounted(set, _) => owners.set(set),
             Op::AddMapElements(_, elements) => elements.values().flat_map(|chain| owners.chain(chain)).collect(),
-            Op::AddTable | Op::DeleteTable | Op::AddMap(..) | Op::DeleteMapElements(..) => BTreeSet::new(),
+            _ => of_step(op).into_iter().flat_map(|thing| owners.of_thing(thing)).collect(),
         };
         vec![parts]
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use policy::model::{Direction, GroupRef, Peer};
 
-use crate::blame::Part;
+use crate::blame::{Part, Thing};
 use crate::lower::{FAMILIES, group_denied_counter, members_name, own_chain, prefixes_name, rule_counter};
 use crate::lowering::Lowering;
 use crate::piece::Peers;
@@ -77,6 +77,16 @@ impl<'a> Owners<'a> {
     /// The groups that name a peer.
     pub(crate) fn naming(&self, peer: &Peer) -> impl Iterator<Item = &'a GroupRef> {
         self.namers.get(peer).into_iter().flatten().copied()
+    }
+
+    /// Nobody in particular where it is there for all, as the maps that lead to endpoints are.
+    pub(crate) fn of_thing(&self, thing: Thing<'_>) -> BTreeSet<Part> {
+        match thing {
+            Thing::Chain(name) => self.chain(name),
+            Thing::Counter(name) => self.counter(name),
+            Thing::Set(name) => self.set(name),
+            Thing::Element(..) => BTreeSet::new(),
+        }
     }
 
     /// The groups of a class, or an endpoint.
