@@ -1,6 +1,7 @@
 //! A table that belongs to a socket: what strangers may do, and what becomes of it when the socket closes.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use netlink::Nftables;
 use ruleset::{Action, Kernel, Match, Op, Ruleset, Transaction};
@@ -34,6 +35,17 @@ fn owner() -> Nftables {
     kernel
 }
 
+/// Closes an owner's socket and waits until the table is nobody's. A process that another test is just starting has a copy of the socket, until
+/// it runs its program.
+fn close(owner: Nftables) {
+    drop(owner);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while list().lines().any(|line| line.starts_with("\tflags owner")) {
+        assert!(Instant::now() < deadline, "the table still has an owner: {}", list());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 fn load(kernel: &mut Nftables) -> Option<Ruleset> {
     kernel.load().expect("a listing")
 }
@@ -55,7 +67,7 @@ fn s41_the_table_stays_in_force_when_its_socket_closes_and_the_next_one_takes_it
         first.commit(&Transaction::replace(&frame())).expect("a legal transaction");
         assert_eq!(load(&mut first), Some(frame()));
         let before = list();
-        drop(first);
+        close(first);
         // `nft` says whose it is behind the name, and in a line of its own.
         let rules = |text: &str| text.lines().skip(1).filter(|line| !line.starts_with("\tflags")).map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(rules(&list()), rules(&before));
@@ -67,7 +79,7 @@ fn s41_the_table_stays_in_force_when_its_socket_closes_and_the_next_one_takes_it
         assert_eq!(load(&mut second), Some(after));
         second.commit(&Transaction::replace(&everything())).expect("and replace it");
         assert_eq!(load(&mut second), Some(everything()));
-        drop(second);
+        close(second);
         // By hand, once nobody is there.
         assert!(may(DEEDS[4]));
         assert_eq!(nft(&["list", "ruleset"]), "");
@@ -120,7 +132,7 @@ fn a_table_without_an_owner_is_replaced_by_one_with_and_the_other_way_round() {
         kernel.commit(&Transaction::replace(&frame())).expect("a legal transaction");
         assert_eq!(load(&mut kernel), Some(frame()));
         assert!(!may(DEEDS[0]));
-        drop(kernel);
+        close(kernel);
         assert_eq!(load(&mut plain), None);
         plain.commit(&Transaction::replace(&frame())).expect("a legal transaction");
         assert_eq!(load(&mut plain), Some(frame()));
@@ -140,7 +152,7 @@ fn an_owner_that_came_second_takes_over_when_the_first_has_gone() {
         if persists() {
             assert!(second.commit(&change).is_err());
         }
-        drop(first);
+        close(first);
         assert_eq!(load(&mut second), Some(frame()));
         assert_eq!(may(DEEDS[2]), !persists(), "it has an owner, where there are any");
         second.commit(&change).expect("its own");
