@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
 use super::read;
@@ -15,8 +15,11 @@ fn served() -> Result<BTreeSet<&'static str>> {
     Ok(names)
 }
 
-/// Fails if an expression names a metric of ours that there is not; how many it names.
+/// Fails if an expression is none, or names a metric of ours that there is not; how many it names.
 fn known(expression: &str, names: &BTreeSet<&str>) -> Result<usize> {
+    // Grafana puts a duration there.
+    let query = expression.replace("$__rate_interval", "5m");
+    promql_parser::parser::parse(&query).map_err(|error| anyhow!("{expression}: {error}"))?;
     let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter_map(|word| word.strip_prefix("securitygroups_"));
     let mut count = 0;
     for word in words {
