@@ -1,12 +1,16 @@
 //! What hands do to our table on a node is put right within a second, counted, and told (P12).
 
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use lab::Cluster;
 use serde_json::Value;
 
 use super::cases::{Source, hold, udp};
-use super::fixture::{condition, metric, metrics, report, rules, run_server, start, until};
+use super::fixture::{condition, in_force, metric, metrics, page, report, rules, run_server, start, until};
 
 /// Each opens or closes something.
 const EDITS: [&str; 5] = [
@@ -89,6 +93,47 @@ async fn p12_what_hands_do_to_the_table_is_put_right_within_a_second() -> Result
         until("its description shows the event", || Ok(described()?.contains("RulesetRepaired")))?;
         let events: Vec<String> = described()?.lines().filter(|line| line.contains("Warning")).map(str::to_owned).collect();
         ensure!(events.len() == 1 && events[0].contains("somebody else changed the table"), "{events:#?}");
-        Ok(())
+        taken_away(&cluster)?;
+        until("the rules are back", || Ok(ruleset() == wanted))
     })
+}
+
+/// Another process makes the table its own, in one change, and the kernel refuses the agent every one of its own as long as that process
+/// lives. Nobody is told that anything is in force, and when it has gone nothing needs a hand.
+fn taken_away(cluster: &Cluster) -> Result<()> {
+    let failures = || -> Result<u64> { Ok(metric(cluster, 0, "securitygroups_agent_commit_failures_total ")?.parse()?) };
+    let readyz = || page(cluster, 0, SocketAddr::from(([127, 0, 0, 1], 9650)), "/readyz");
+    let before = failures()?;
+    ensure!(readyz()?.contains(" 200 "), "{}", readyz()?);
+
+    let mut command = cluster.node(0).netns().command("nft");
+    let mut thief = command.arg("--interactive").stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+    let edits = b"delete table inet k8s-sg; add table inet k8s-sg { flags owner; }\n";
+    let told = thief.stdin.as_mut().context("a pipe")?.write_all(edits).context("to nft").and_then(|()| refused(cluster, &readyz));
+    thief.kill()?;
+    thief.wait()?;
+    told?;
+    ensure!(failures()? > before, "each refusal is counted");
+
+    until("the agent is ready again", || Ok(readyz()?.contains(" 200 ")))?;
+    until("the node says so", || Ok(condition(&report(cluster, 0)?, "Ready") == ("True".into(), "InForce".into())))?;
+    in_force(cluster, "t")
+}
+
+/// Whoever asks hears that the node has not what it should have.
+fn refused(cluster: &Cluster, readyz: &dyn Fn() -> Result<String>) -> Result<()> {
+    until("the node says it", || Ok(condition(&report(cluster, 0)?, "Ready") == ("False".into(), "CommitFailed".into())))?;
+    let said = readyz()?;
+    ensure!(said.contains(" 503 ") && said.contains("kernel: ") && said.contains("nobody knows which rules are in force"), "{said}");
+    ensure!(said.contains("EPERM") && said.contains("no other owner of the table"), "{said}");
+    until("the group and the attachment say it", || {
+        let json = cluster.kubectl(&["get", "sg/server", "sgatt/server", "--namespace=t", "--output=json"])?;
+        let list: Value = serde_json::from_str(&json)?;
+        let objects = list["items"].as_array().context("a list")?;
+        Ok(objects.iter().all(|object| condition(&object["status"], "Programmed").0 == "False"))
+    })?;
+    ensure!(metric(cluster, 0, "securitygroups_agent_enforcing ")? == "0", "the metric says it");
+    ensure!(report(cluster, 0)?["groups"] == serde_json::json!([]), "{}", report(cluster, 0)?);
+    ensure!(cluster.node(0).processes("agent").len() == 1, "the agent stays");
+    Ok(())
 }

@@ -213,8 +213,9 @@ impl Agent {
             }
             Err(failure) => {
                 self.metrics.failures.inc();
-                self.readiness.wait(KERNEL, format!("it did not take the last change, what was in force stays in force: {failure}"));
-                tracing::error!(%failure, "the kernel did not take the change; what was in force stays in force");
+                let outcome = failure.outcome();
+                self.readiness.wait(KERNEL, format!("it did not take the last change, {outcome}: {failure}"));
+                tracing::error!(%failure, "the kernel did not take the change, {outcome}");
                 if self.facts.refused(&failure) {
                     tracing::warn!("the next try leaves what is refused as it was");
                     pace.search(Instant::now());

@@ -47,6 +47,16 @@ pub struct Failure {
     pub refused: Option<Vec<Op>>,
 }
 
+impl Failure {
+    /// What packets meet now, in words.
+    pub fn outcome(&self) -> &'static str {
+        match self.stands {
+            Some(_) => "and what was in force stays in force",
+            None => "and nobody knows which rules are in force",
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

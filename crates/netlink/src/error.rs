@@ -92,7 +92,7 @@ pub struct Refusal {
     pub op: String,
     /// The kernel's error number, positive.
     pub errno: i32,
-    /// What it means here, with the kernel's own words where it has any.
+    /// The number's name and what it means here, with the kernel's own words where it has any.
     pub text: String,
     #[source]
     source: io::Error,
@@ -101,7 +101,7 @@ pub struct Refusal {
 impl Refusal {
     pub(crate) fn new(index: usize, op: &Op, errno: i32, words: Option<&str>) -> Refusal {
         let source = io::Error::from_raw_os_error(errno);
-        let mut text = format!("{}: {}", nix::errno::Errno::from_raw(errno), meaning(&source));
+        let mut text = format!("{:?}: {}", nix::errno::Errno::from_raw(errno), meaning(&source));
         if let Some(words) = words {
             text = format!("{text} ({words})");
         }
@@ -183,6 +183,13 @@ mod tests {
 
     use super::*;
     use crate::Nftables;
+
+    #[test]
+    fn a_refusal_names_its_number_once() {
+        let refusal = Refusal::new(2, &Op::AddTable, libc::ENOENT, Some("words"));
+        assert_eq!(refusal.text, "ENOENT: it, or something that it names, does not exist (words)");
+        assert_eq!(refusal.to_string(), format!("step 2 ({}): {}", refusal.op, refusal.text));
+    }
 
     #[test]
     fn a_step_is_refused_for_what_it_is_and_not_because_memory_ran_out_at_it() {
