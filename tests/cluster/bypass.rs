@@ -1,5 +1,5 @@
-//! Nodes that cannot enforce: pods past the node's network, and a kernel without nftables. The product finds out, says so everywhere, claims
-//! nothing, and goes on when it is over.
+//! Nodes that cannot enforce: pods past the node's network, and kernels without nftables, without conntrack, or without what came later. The
+//! product finds out, says so everywhere, claims nothing, and goes on when it is over.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use lab::Cluster;
 use serde_json::Value;
 
+use super::emulated;
 use super::fixture::{apply, condition, group, in_force, metric, page, pod, pod_addresses, report, start, until};
 
 const ENFORCING: &str = "securitygroups_agent_enforcing ";
@@ -142,6 +143,7 @@ async fn s30_p30_a_node_that_cannot_enforce_says_so_and_claims_nothing() -> Resu
         ensure!(condition(&report(&cluster, 0)?, "TrafficFiltered") == ("True".into(), "Filtered".into()), "{}", report(&cluster, 0)?);
         ensure!(metric(&cluster, 0, ENFORCING)? == "1", "it enforces");
         past_the_node(&cluster)?;
+        emulated::nodes_that_lack_something(&cluster)?;
         without_nftables(&cluster)
     })
 }

@@ -10,6 +10,7 @@ mod bypass;
 mod cases;
 mod counts;
 mod drift;
+mod emulated;
 mod exemptions;
 mod fixture;
 mod guides;

@@ -83,15 +83,3 @@ fn a_kernel_without_nfnetlink_lacks_it_rather_than_being_no_kernel() {
         assert!(lacking[0].provided_by.contains("nfnetlink") && lacking[0].error.contains("Protocol not supported"), "{lacking:?}");
     });
 }
-
-/// `KERNEL_LACKS` says what the kernel at hand has no module for: `tests/kernels` leaves some out. Unless it says so, nothing is missing.
-#[test]
-fn what_the_kernel_at_hand_lacks_is_named() {
-    let lacks = std::env::var("KERNEL_LACKS").unwrap_or_default();
-    in_namespace(move || {
-        let found = netlink::unsupported().expect("an answer");
-        let names: Vec<&str> = found.iter().map(|unsupported| unsupported.feature).collect();
-        assert_eq!(names.join(", "), lacks, "{found:?}");
-        assert!(found.iter().all(|unsupported| !unsupported.error.is_empty() && !unsupported.provided_by.is_empty()), "{found:?}");
-    });
-}
