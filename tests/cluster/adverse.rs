@@ -32,7 +32,8 @@ async fn s41_p27_whatever_happens_to_the_cluster_rules_stay_and_status_is_true_a
             &[
                 ("API server away", api_server_away),
                 ("etcd restored", etcd_restored),
-                ("disk of logs full", disk_full),
+                ("etcd full", etcd_full),
+                ("disks full", disks_full),
                 ("clock an hour ahead", |cluster| clock_off(cluster, 3600)),
                 ("clock an hour behind", |cluster| clock_off(cluster, -3600)),
                 ("memory limit hit", memory_limit_hit),
@@ -151,22 +152,51 @@ fn etcd_restored(cluster: &Cluster) -> Result<()> {
     follows(cluster, "after-restore", 1002)
 }
 
-/// Where containers' logs go is full, while the agent has much to say.
-fn disk_full(cluster: &Cluster) -> Result<()> {
+/// Nothing can be written, so nobody can say anything either; agents that start meanwhile read what there is.
+fn etcd_full(cluster: &Cluster) -> Result<()> {
+    let before = both_rules(cluster)?;
+    under_streams(cluster, &servers(cluster, 1)?, || {
+        cluster.etcd_full(true)?;
+        let refused = cluster.kubectl_stdin(&["apply", "-f", "-"], &group("t", "refused", "", &["server"]));
+        ensure!(refused.as_ref().is_err_and(|error| format!("{error:#}").contains("database space exceeded")), "{refused:?}");
+        for node in cluster.nodes() {
+            node.kill("agent");
+        }
+        for node in 0..2 {
+            until("the agent has all that it needs", || {
+                Ok(page(cluster, node, AGENT, "/readyz").is_ok_and(|ready| ready.starts_with("HTTP/1.0 200")))
+            })?;
+        }
+        ensure!(both_rules(cluster)? == before, "the rules are what they were");
+        cluster.etcd_full(false)
+    })?;
+    follows(cluster, "after-etcd", 1010)
+}
+
+/// The disks of a node are full while its agent has much to say, and when it has to be started again.
+fn disks_full(cluster: &Cluster) -> Result<()> {
     let upgrade = |filter: &str| {
         let filter = format!("--set=log.filter={filter}");
         cluster.helm(&["upgrade", "kube-security-groups", &demo::chart(), NAMESPACE, &filter, "--wait", "--timeout=300s"])
     };
     upgrade("trace")?;
     under_streams(cluster, &servers(cluster, 0)?, || {
-        cluster.node(0).fill_logs()?;
+        let node = cluster.node(0);
+        node.fill_disks()?;
         for port in 10_000..10_005 {
             let spec = format!("ingress: [{{ protocol: TCP, port: {port}, from: [{{ cidr: 203.0.113.10/32 }}] }}]");
             cluster.kubectl_stdin(&["apply", "-f", "-"], &group("t", "follows", &spec, &["server"]))?;
-            until("a change is in the kernel though the disk is full", || has_rule(cluster, port))?;
+            until("a change is in the kernel though the disks are full", || has_rule(cluster, port))?;
             in_force(cluster, "t")?;
         }
-        cluster.node(0).free_logs()
+        let before = sorted_rules(cluster)?;
+        ensure!(node.kill("agent") == 1, "there is an agent");
+        // Kubelet tries twice at least.
+        std::thread::sleep(Duration::from_secs(15));
+        let back = ["is not back before there is room", "is back though they are full"][node.processes("agent").len()];
+        println!("an agent that ends while its node's disks are full {back}");
+        ensure!(sorted_rules(cluster)? == before, "the rules are what they were");
+        node.free_disks()
     })?;
     upgrade("info")?;
     follows(cluster, "after-full", 1003)

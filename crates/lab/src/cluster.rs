@@ -372,6 +372,11 @@ impl Cluster {
         self.nodes.iter().try_for_each(|node| node.rejoin(&self.joining))
     }
 
+    /// Makes etcd what it is when its space is used up, or again what it was: it answers whoever reads, and takes nothing.
+    pub fn etcd_full(&self, full: bool) -> Result<()> {
+        self.namespace.run(|| ControlPlane::alarm_etcd(full))?
+    }
+
     /// Leaves the cluster running after this process; `lab down` or [`crate::state::remove`] takes it down.
     pub fn keep(&mut self) -> Result<()> {
         self.control_plane.tree.stay()?;

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::addresses::{API_PORT, CONTROL_PLANE, SERVICE_CIDRS};
 use crate::credentials::Credentials;
@@ -17,6 +18,7 @@ use crate::netns::Namespace;
 use crate::process::{Program, Tree, run};
 
 const ETCD: &str = "http://127.0.0.1:2379";
+const ETCD_ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 2379);
 
 /// The control plane of one cluster.
 #[derive(Debug)]
@@ -102,6 +104,18 @@ impl ControlPlane {
     pub(crate) fn put_back_etcd(&self) -> Result<()> {
         fs::remove_dir_all(self.dir.join("etcd"))?;
         Ok(fs::rename(self.dir.join("etcd-saved"), self.dir.join("etcd"))?)
+    }
+
+    /// Raises the alarm that an etcd raises whose space is used up, or takes it back as an administrator does who has made room. For a thread
+    /// in the control plane's namespace.
+    pub(crate) fn alarm_etcd(full: bool) -> Result<()> {
+        let body = format!(r#"{{"action": "{}", "alarm": "NOSPACE"}}"#, if full { "ACTIVATE" } else { "DEACTIVATE" });
+        let mut stream = TcpStream::connect(ETCD_ADDRESS).context("etcd")?;
+        let length = body.len();
+        write!(stream, "POST /v3/maintenance/alarm HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")?;
+        let answer = io::read_to_string(stream)?;
+        ensure!(answer.split(' ').nth(1) == Some("200"), "etcd: {answer}");
+        Ok(())
     }
 
     /// Starts kube-apiserver.

@@ -35,6 +35,8 @@ pub struct Node {
 
 /// Folders that programs insist on: each node has its own, in memory, gone with its mount namespace.
 const PRIVATE: [&str; 5] = ["/run/netns", "/run/containerd", "/var/lib/kubelet", "/var/lib/cni", "/var/log"];
+/// Those of them that something is written to all the time.
+const DISKS: &str = "/run/containerd /var/lib/kubelet /var/lib/cni /var/log";
 
 impl Node {
     /// Starts the tree of a node, with containerd in it.
@@ -140,17 +142,19 @@ impl Node {
         self.join(joining)
     }
 
-    /// Fills the disk that `/var/log` is, where containers' logs go, to its last byte.
-    pub fn fill_logs(&self) -> Result<()> {
-        let fill = "used=$(du -sk /var/log | cut -f 1); mount -o remount,size=$((used + 256))k /var/log
-            cat /dev/zero >/var/log/full 2>/dev/null || true; ! echo more >/var/log/more 2>/dev/null";
-        run(self.tree.command("sh").args(["-c", fill])).context("filling /var/log").map(drop)
+    /// Fills the disks that containers, their logs, kubelet and CNI plugins write to, to their last byte.
+    pub fn fill_disks(&self) -> Result<()> {
+        let fill = "for disk in $DISKS; do
+                used=$(du -skx $disk | cut -f 1); mount -o remount,size=$((used + 256))k $disk
+                cat /dev/zero >$disk/full 2>/dev/null || true; ! echo more >$disk/more 2>/dev/null || exit 1
+            done";
+        run(self.tree.command("sh").args(["-c", fill]).env("DISKS", DISKS)).context("filling disks").map(drop)
     }
 
     /// Makes room there again.
-    pub fn free_logs(&self) -> Result<()> {
-        let free = "rm -f /var/log/full /var/log/more; mount -o remount,size=50% /var/log";
-        run(self.tree.command("sh").args(["-c", free])).context("making room in /var/log").map(drop)
+    pub fn free_disks(&self) -> Result<()> {
+        let free = "for disk in $DISKS; do rm -f $disk/full $disk/more; mount -o remount,size=50% $disk; done";
+        run(self.tree.command("sh").args(["-c", free]).env("DISKS", DISKS)).context("making room on disks").map(drop)
     }
 
     /// The name that Kubernetes knows it by: `node1`, `node2`, …
