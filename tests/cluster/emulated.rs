@@ -59,10 +59,10 @@ impl Drop for Machine {
 /// namespace `b` with a group and an attachment `closed` of the pods with the label `app: forwarded`, in force.
 pub fn nodes_that_lack_something(cluster: &Cluster) -> Result<()> {
     KERNELS.iter().try_for_each(|kernel| join(cluster, kernel.node))?;
-    let machines = KERNELS.iter().map(|kernel| boot(cluster, kernel)).collect::<Result<Vec<Machine>>>()?;
-    for (kernel, machine) in KERNELS.iter().zip(&machines) {
-        let console = || fs::read_to_string(&machine.console).unwrap_or_default();
-        told(cluster, kernel).with_context(|| format!("{}\n{}", kernel.node, console()))?;
+    let mut machines = KERNELS.iter().map(|kernel| boot(cluster, kernel)).collect::<Result<Vec<Machine>>>()?;
+    for (kernel, machine) in KERNELS.iter().zip(&mut machines) {
+        let outcome = told(cluster, kernel, machine);
+        outcome.with_context(|| format!("{}\n{}", kernel.node, fs::read_to_string(&machine.console).unwrap_or_default()))?;
     }
     drop(machines);
     for kernel in &KERNELS {
@@ -104,7 +104,7 @@ fn boot(cluster: &Cluster, kernel: &Kernel) -> Result<Machine> {
 
     let root = cluster.dir().join(kernel.node);
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|file| Path::new(file).exists());
-    let busybox = busybox.context("busybox and what emulates machines are missing: tests/setup kernels")?;
+    let busybox = busybox.context("busybox is missing: tests/setup kernels")?;
     let programs = [programs::ours(&["agent"])?, vec![busybox.into()]].concat();
     Image::new("emulated", programs).small().unpack(&root)?;
     fs::create_dir_all(root.join(ACCOUNT))?;
@@ -159,14 +159,17 @@ fn start_agent(pod: &Value, kernel: &Kernel, host: &str, port: &str) -> Result<S
 }
 
 /// Waits until all who should say it do.
-fn told(cluster: &Cluster, kernel: &Kernel) -> Result<()> {
+fn told(cluster: &Cluster, kernel: &Kernel, machine: &mut Machine) -> Result<()> {
     let lacking = |status: &Value| condition(status, "KernelSupported") == ("False".into(), "KernelFeatureMissing".into());
     let report = || -> Result<Value> {
         let name = format!("nodereport/{}", kernel.node);
         let json = cluster.kubectl(&["get", &name, "--output=json", "--ignore-not-found"])?;
         Ok(if json.is_empty() { Value::Null } else { serde_json::from_str::<Value>(&json)?["status"].take() })
     };
-    until("the node's report says it", || Ok(lacking(&report()?)))?;
+    until("the node's report says it", || {
+        ensure!(machine.script.try_wait()?.is_none(), "the machine is off");
+        Ok(lacking(&report()?))
+    })?;
     let said = report()?;
     let features = said["kernel"]["unsupported"].as_array().into_iter().flatten().filter_map(|feature| feature["feature"].as_str());
     let features: Vec<&str> = features.collect();
