@@ -1,6 +1,9 @@
 //! Installed by Helm on a real kube-apiserver, in a namespace of another name: the policies hold there, upgrades bring new definitions and leave
 //! the administrator's limits, and after an uninstall it can be installed again.
 
+use std::path::PathBuf;
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
@@ -32,18 +35,12 @@ async fn chart_on_a_real_server() -> Result<()> {
     it_can_be_installed_again(&server).await
 }
 
-/// Also what only the Prometheus operator's kinds need, of which the server knows no more than the names.
+/// Also what the Prometheus operator's kinds need, by its own definitions of them.
 fn the_server_takes_every_option(server: &Server) -> Result<()> {
-    for kind in ["PodMonitor", "ServiceMonitor", "PrometheusRule"] {
-        let plural = format!("{}s", kind.to_lowercase());
-        let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
-        let version = json!({ "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": schema } });
-        let names = json!({ "kind": kind, "plural": plural });
-        let spec = json!({ "group": "monitoring.coreos.com", "scope": "Namespaced", "names": names, "versions": [version] });
-        let metadata = json!({ "name": format!("{plural}.monitoring.coreos.com") });
-        let stub =
-            json!({ "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": metadata, "spec": spec });
-        server.kubectl_object(&["create", "-f", "-"], &stub)?.silent(kind)?;
+    let definitions = prometheus_operator()?.join("example/prometheus-operator-crd");
+    for plural in ["podmonitors", "servicemonitors", "prometheusrules"] {
+        let file = definitions.join(format!("monitoring.coreos.com_{plural}.yaml"));
+        server.kubectl(&["create", "-f", &file.display().to_string()])?.silent(plural)?;
     }
     server.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=300s"])?.silent("crds")?;
     let everything = file(EVERYTHING).display().to_string();
@@ -54,6 +51,18 @@ fn the_server_takes_every_option(server: &Server) -> Result<()> {
         server.kubectl_text(&dry, &text)?.silent(monitor)?;
     }
     server.kubectl_text(&dry, &template(&[])?)?.silent("the defaults")
+}
+
+/// The folder of the Prometheus operator's Go module.
+fn prometheus_operator() -> Result<PathBuf> {
+    const MODULE: &str = "github.com/prometheus-operator/prometheus-operator@v0.85.0";
+    const SUM: &str = "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=";
+    // Not in a folder of a module, whose own requirements it would have to agree with.
+    let output =
+        Command::new("go").args(["mod", "download", "-json", MODULE]).current_dir("/").output().context("go: https://go.dev/dl")?;
+    let answer: Value = serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    ensure!(answer["Sum"] == SUM, "{MODULE}: {answer}");
+    Ok(answer["Dir"].as_str().context("a folder")?.into())
 }
 
 async fn policies_name_the_releases_namespace(server: &Server) -> Result<()> {
