@@ -134,8 +134,10 @@ impl<K: Kernel> Enforcement<K> {
                     Held::Unknown if self.counters().is_ok_and(|counted| counted.is_empty()) => Some(Ruleset::default()),
                     Held::Unread | Held::Unknown => None,
                 };
-                if let (Some(before), Phase::Change, false, Some(_)) = (&found, phase, made_anew, &refused) {
-                    self.take_back(before);
+                match (&found, phase, &refused) {
+                    (_, Phase::Change, None) => self.stands = None,
+                    (Some(before), Phase::Change, Some(_)) if !made_anew => self.take_back(before),
+                    _ => {}
                 }
                 // What is refused otherwise may fit what we believe, and not what is there.
                 let refused = refused.filter(|_| made_anew || just_read);

@@ -104,6 +104,8 @@ fn delete(kind: Kind, name: &str) -> Message {
 struct Flaky {
     inner: FakeKernel,
     refuse: usize,
+    /// So many commits it takes without an answer.
+    silent: usize,
     unreadable: usize,
     /// It refuses steps that say this, a line each.
     dislikes: String,
@@ -121,6 +123,8 @@ enum Says {
     NoMemory,
     #[error("step {}: EINVAL", .0[0])]
     Steps(Vec<usize>),
+    #[error("no answer")]
+    Nothing,
 }
 
 impl Flaky {
@@ -158,6 +162,10 @@ impl Kernel for Flaky {
         }
         self.inner.commit(transaction).expect("what the loop sends is legal");
         self.taken.push(transaction.clone());
+        if self.silent > 0 {
+            self.silent -= 1;
+            return Err(Says::Nothing);
+        }
         Ok(())
     }
 
@@ -173,6 +181,7 @@ impl Kernel for Flaky {
         match error {
             Says::NoMemory => Some(Vec::new()),
             Says::Steps(steps) => Some(steps.clone()),
+            Says::Nothing => None,
         }
     }
 

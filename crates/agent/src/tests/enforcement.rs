@@ -139,6 +139,23 @@ fn a_failed_commit_leaves_the_former_rules_says_so_and_is_made_good_as_a_whole()
     assert_ne!(node.table(), before);
 }
 
+#[test]
+fn nobody_knows_what_is_in_force_after_a_change_without_an_answer() {
+    let mut node = Node::with(&shop(), &[]);
+    let before = node.table();
+    node.take(delete(Kind::Pod, "web-0"));
+    node.enforcement.kernel().silent = 1;
+    let failure = node.sync().unwrap().unwrap_err();
+    assert_ne!(node.table(), before, "it was taken");
+    assert_eq!((failure.outcome(), &failure.stands), ("and nobody knows which rules are in force", &None));
+
+    let reported = node.report.failed(&failure, &Time(Timestamp::from_second(500).unwrap()));
+    let ready = &reported.conditions[0];
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "CommitFailed"));
+    assert!(ready.message.starts_with("nobody knows which rules are in force") && reported.groups.is_empty(), "{}", ready.message);
+    assert_eq!(node.synced().conditions[0].status, "True", "it has been read");
+}
+
 fn restarted(node: &mut Node) -> Node {
     Node::on(Flaky { inner: node.enforcement.kernel().inner.clone(), ..Flaky::default() })
 }
