@@ -67,6 +67,12 @@ fn follows(cluster: &Cluster, name: &str, port: u16) -> Result<()> {
     Ok(())
 }
 
+/// Whether an agent runs on a node and says that it is ready.
+fn is_ready(cluster: &Cluster, node: usize) -> Result<bool> {
+    let runs = cluster.node(node).processes("agent").len() == 1;
+    Ok(runs && page(cluster, node, AGENT, "/readyz").is_ok_and(|page| page.starts_with("HTTP/1.0 200")))
+}
+
 /// The servers' addresses in one family: one is a routed pod, one a bridged one.
 fn servers(cluster: &Cluster, index: usize) -> Result<[IpAddr; 2]> {
     let address = |pod| pod_addresses(cluster, "t", pod)?.get(index).copied().context("a dual-stack pod");
@@ -160,12 +166,10 @@ fn etcd_full(cluster: &Cluster) -> Result<()> {
         let refused = cluster.kubectl_stdin(&["apply", "-f", "-"], &group("t", "refused", "", &["server"]));
         ensure!(refused.as_ref().is_err_and(|error| format!("{error:#}").contains("database space exceeded")), "{refused:?}");
         for node in cluster.nodes() {
-            node.kill("agent");
+            ensure!(node.kill("agent") == 1, "there is an agent");
         }
         for node in 0..2 {
-            until("the agent has all that it needs", || {
-                Ok(page(cluster, node, AGENT, "/readyz").is_ok_and(|ready| ready.starts_with("HTTP/1.0 200")))
-            })?;
+            until("the agent that comes then has all that it needs", || is_ready(cluster, node))?;
         }
         ensure!(both_rules(cluster)? == before, "the rules are what they were");
         cluster.etcd_full(false)
@@ -193,10 +197,11 @@ fn disks_full(cluster: &Cluster) -> Result<()> {
         ensure!(node.kill("agent") == 1, "there is an agent");
         // Kubelet tries twice at least.
         std::thread::sleep(Duration::from_secs(15));
-        let back = ["is not back before there is room", "is back though they are full"][node.processes("agent").len()];
-        println!("an agent that ends while its node's disks are full {back}");
+        let back = if is_ready(cluster, 0)? { "is back though they are full" } else { "is not back before there is room" };
+        println!("an agent that ends while disks are full {back}");
         ensure!(sorted_rules(cluster)? == before, "the rules are what they were");
-        node.free_disks()
+        node.free_disks()?;
+        until("the agent is back", || is_ready(cluster, 0))
     })?;
     upgrade("info")?;
     follows(cluster, "after-full", 1003)

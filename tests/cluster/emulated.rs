@@ -5,7 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::images::Image;
@@ -36,6 +36,7 @@ const KERNELS: [Kernel; 3] = [
 ];
 
 const NAMESPACE: &str = "--namespace=kube-security-groups";
+const AGENTS: &str = "--selector=app.kubernetes.io/component=agent";
 const NETWORK: &str = "ip link set lo up; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2";
 
 /// Where a pod finds what its service account is.
@@ -58,11 +59,17 @@ impl Drop for Machine {
 /// Each is told by its agent, in its report, in its metric, and in the status of the group and the attachment that have a pod there. Needs the
 /// namespace `b` with a group and an attachment `closed` of the pods with the label `app: forwarded`, in force.
 pub fn nodes_that_lack_something(cluster: &Cluster) -> Result<()> {
+    // Before anybody waits.
+    for kernel in &KERNELS {
+        let fetched = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tools/kernel")).arg(kernel.suite).output()?;
+        ensure!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
+    }
     KERNELS.iter().try_for_each(|kernel| join(cluster, kernel.node))?;
     let mut machines = KERNELS.iter().map(|kernel| boot(cluster, kernel)).collect::<Result<Vec<Machine>>>()?;
     for (kernel, machine) in KERNELS.iter().zip(&mut machines) {
         let outcome = told(cluster, kernel, machine);
-        outcome.with_context(|| format!("{}\n{}", kernel.node, fs::read_to_string(&machine.console).unwrap_or_default()))?;
+        let console = || fs::read(&machine.console).unwrap_or_default();
+        outcome.with_context(|| format!("{}\n{}", kernel.node, String::from_utf8_lossy(&console())))?;
     }
     drop(machines);
     for kernel in &KERNELS {
@@ -86,7 +93,9 @@ fn join(cluster: &Cluster, node: &str) -> Result<()> {
     let node_object = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": node, "labels": { "kubernetes.io/os": "linux" } }, "status": status });
     cluster.kubectl_stdin(&["create", "-f", "-"], &node_object.to_string())?;
     let name = format!("on-{node}");
-    let pod = pod("b", &name, node, "--tcp=80", "").replace("IMAGE", lab::images::PROBE);
+    // Nobody keeps the node alive.
+    let stays = "tolerations: [{ operator: Exists }]";
+    let pod = pod("b", &name, node, "--tcp=80", stays).replace("IMAGE", lab::images::PROBE);
     let pod = pod.replace(&format!("app: {name}"), "app: forwarded");
     cluster.kubectl_stdin(&["create", "-f", "-"], &pod)?;
     let number = KERNELS.iter().position(|kernel| kernel.node == node).context("one of these")?;
@@ -136,7 +145,7 @@ fn agent_pod(cluster: &Cluster, node: &str) -> Result<Value> {
     let mut found = Value::Null;
     until(&format!("the DaemonSet has a pod for {node}"), || {
         let on = format!("--field-selector=spec.nodeName={node}");
-        let list: Value = serde_json::from_str(&cluster.kubectl(&["get", "pods", NAMESPACE, &on, "--output=json"])?)?;
+        let list: Value = serde_json::from_str(&cluster.kubectl(&["get", "pods", NAMESPACE, AGENTS, &on, "--output=json"])?)?;
         found = list["items"][0].clone();
         Ok(found.is_object())
     })?;
@@ -160,7 +169,7 @@ fn start_agent(pod: &Value, kernel: &Kernel, host: &str, port: &str) -> Result<S
 
 /// Waits until all who should say it do.
 fn told(cluster: &Cluster, kernel: &Kernel, machine: &mut Machine) -> Result<()> {
-    let lacking = |status: &Value| condition(status, "KernelSupported") == ("False".into(), "KernelFeatureMissing".into());
+    let lacks = |status: &Value| condition(status, "KernelSupported") == ("False".into(), "KernelFeatureMissing".into());
     let report = || -> Result<Value> {
         let name = format!("nodereport/{}", kernel.node);
         let json = cluster.kubectl(&["get", &name, "--output=json", "--ignore-not-found"])?;
@@ -168,12 +177,15 @@ fn told(cluster: &Cluster, kernel: &Kernel, machine: &mut Machine) -> Result<()>
     };
     until("the node's report says it", || {
         ensure!(machine.script.try_wait()?.is_none(), "the machine is off");
-        Ok(lacking(&report()?))
+        Ok(lacks(&report()?))
     })?;
     let said = report()?;
-    let features = said["kernel"]["unsupported"].as_array().into_iter().flatten().filter_map(|feature| feature["feature"].as_str());
-    let features: Vec<&str> = features.collect();
+    let lacking: Vec<&Value> = said["kernel"]["unsupported"].as_array().into_iter().flatten().collect();
+    let features: Vec<&str> = lacking.iter().filter_map(|feature| feature["feature"].as_str()).collect();
     ensure!(features == kernel.lacks, "{features:?} of {said}");
+    let explained = |feature: &&Value| feature["error"].as_str().is_some_and(|error| !error.is_empty());
+    let provided = said["conditions"].to_string().matches(": provided by the kernel module").count();
+    ensure!(lacking.iter().all(explained) && provided >= lacking.len(), "why, and what would be right: {said}");
     ensure!(said["groups"] == json!([]) && condition(&said, "Ready") == ("False".into(), "KernelFeatureMissing".into()), "{said}");
     println!("{}: Linux {} lacks {}", kernel.node, said["kernel"]["version"], features.join(", "));
 

@@ -142,18 +142,20 @@ impl Node {
         self.join(joining)
     }
 
-    /// Fills the disks that containers, their logs, kubelet and CNI plugins write to, to their last byte.
+    /// Fills the disks that kubelet and CNI plugins write to, and running containers with their logs, to their last byte. Images and what
+    /// containers have of them are elsewhere.
     pub fn fill_disks(&self) -> Result<()> {
+        // Others write meanwhile, and a disk cannot be made smaller than what is on it.
         let fill = "for disk in $DISKS; do
-                used=$(du -skx $disk | cut -f 1); mount -o remount,size=$((used + 256))k $disk
-                cat /dev/zero >$disk/full 2>/dev/null || true; ! echo more >$disk/more 2>/dev/null || exit 1
+                until used=$(du -skx $disk 2>/dev/null | cut -f 1); mount -o remount,size=$((used + 256))k $disk 2>/dev/null; do sleep 0.1; done
+                while echo more 2>/dev/null >>$disk/full; do cat /dev/zero >>$disk/full 2>/dev/null || true; done
             done";
         run(self.tree.command("sh").args(["-c", fill]).env("DISKS", DISKS)).context("filling disks").map(drop)
     }
 
     /// Makes room there again.
     pub fn free_disks(&self) -> Result<()> {
-        let free = "for disk in $DISKS; do rm -f $disk/full $disk/more; mount -o remount,size=50% $disk; done";
+        let free = "for disk in $DISKS; do rm -f $disk/full; mount -o remount,size=50% $disk; done";
         run(self.tree.command("sh").args(["-c", free]).env("DISKS", DISKS)).context("making room on disks").map(drop)
     }
 
