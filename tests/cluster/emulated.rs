@@ -90,8 +90,9 @@ fn join(cluster: &Cluster, node: &str) -> Result<()> {
     let room = json!({ "cpu": "4", "memory": "4Gi", "pods": "10" });
     let ready = json!([{ "type": "Ready", "status": "True", "reason": "Joined", "message": "" }]);
     let status = json!({ "capacity": room, "allocatable": room, "conditions": ready });
-    let node_object = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": node, "labels": { "kubernetes.io/os": "linux" } }, "status": status });
-    cluster.kubectl_stdin(&["create", "-f", "-"], &node_object.to_string())?;
+    let metadata = json!({ "name": node, "labels": { "kubernetes.io/os": "linux" } });
+    let object = json!({ "apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": status });
+    cluster.kubectl_stdin(&["create", "-f", "-"], &object.to_string())?;
     let name = format!("on-{node}");
     // Nobody keeps the node alive.
     let stays = "tolerations: [{ operator: Exists }]";
