@@ -1,7 +1,7 @@
 //! What happens to clusters: what is in force stays in force, status tells the truth afterwards, and nothing needs a hand (S41).
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,11 +12,9 @@ use tokio::runtime::Handle;
 
 use super::cases::{Source, hold, udp};
 use super::fixture::{
-    both_rules, condition, group, in_force, in_turn, page, pod, pod_addresses, rules, run_servers, start, under_streams, until,
+    AGENT, both_rules, condition, group, in_force, in_turn, page, pod, pod_addresses, rules, run_servers, start, under_streams, until,
 };
 
-/// Where an agent serves what it says of itself, on its node.
-const AGENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9650);
 /// For how many seconds the API server is away: five minutes, unless one is in a hurry.
 const AWAY: &str = "AWAY_SECONDS";
 const NAMESPACE: &str = "--namespace=kube-security-groups";

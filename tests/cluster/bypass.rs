@@ -2,14 +2,13 @@
 //! product finds out, says so everywhere, claims nothing, and goes on when it is over.
 
 use std::fs;
-use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use lab::Cluster;
 use serde_json::Value;
 
 use super::emulated;
-use super::fixture::{apply, condition, group, in_force, metric, page, pod, pod_addresses, report, start, until};
+use super::fixture::{AGENT, apply, condition, group, in_force, metric, page, pod, pod_addresses, report, start, until};
 
 const ENFORCING: &str = "securitygroups_agent_enforcing ";
 
@@ -111,7 +110,7 @@ fn without_nftables(cluster: &Cluster) -> Result<()> {
     let said = report(cluster, 0)?;
     ensure!(message(&said, "KernelSupported").contains("the kernel module nfnetlink"), "{said}");
     ensure!(said["kernel"]["unsupported"].as_array().is_some_and(|lacking| lacking.len() == 1), "{said}");
-    let readyz = page(cluster, 0, SocketAddr::from(([127, 0, 0, 1], 9650)), "/readyz")?;
+    let readyz = page(cluster, 0, AGENT, "/readyz")?;
     ensure!(readyz.contains(" 503 ") && readyz.contains("the kernel module nfnetlink"), "{readyz}");
     // Longer than a program that ends at once would take to be started three times.
     std::thread::sleep(std::time::Duration::from_secs(15));

@@ -1,7 +1,6 @@
 //! What hands do to our table on a node is put right within a second, counted, and told (P12).
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use lab::Cluster;
 use serde_json::Value;
 
 use super::cases::{Source, hold, udp};
-use super::fixture::{condition, in_force, metric, metrics, page, report, rules, run_server, start, until};
+use super::fixture::{AGENT, condition, in_force, metric, metrics, page, report, rules, run_server, start, until};
 
 /// Each opens or closes something.
 const EDITS: [&str; 5] = [
@@ -102,7 +101,7 @@ async fn p12_what_hands_do_to_the_table_is_put_right_within_a_second() -> Result
 /// lives. Nobody is told that anything is in force, and when it has gone nothing needs a hand.
 fn taken_away(cluster: &Cluster) -> Result<()> {
     let failures = || -> Result<u64> { Ok(metric(cluster, 0, "securitygroups_agent_commit_failures_total ")?.parse()?) };
-    let readyz = || page(cluster, 0, SocketAddr::from(([127, 0, 0, 1], 9650)), "/readyz");
+    let readyz = || page(cluster, 0, AGENT, "/readyz");
     let before = failures()?;
     ensure!(readyz()?.contains(" 200 "), "{}", readyz()?);
 

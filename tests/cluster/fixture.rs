@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +42,9 @@ pub async fn start_with(builder: Builder) -> Result<Cluster> {
     tokio::task::block_in_place(|| until("every node reports", reported))?;
     Ok(cluster)
 }
+
+/// Where an agent serves what it says of itself, on its node.
+pub const AGENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9650);
 
 /// What one topic is tried by.
 pub type Topic = fn(&Cluster) -> Result<()>;
@@ -218,14 +221,14 @@ pub fn page(cluster: &Cluster, node: usize, address: SocketAddr, path: &str) -> 
 
 /// What the agent of a node counts under a name.
 pub fn metric(cluster: &Cluster, node: usize, name: &str) -> Result<String> {
-    let page = page(cluster, node, SocketAddr::from(([127, 0, 0, 1], 9650)), "/metrics")?;
+    let page = page(cluster, node, AGENT, "/metrics")?;
     let line = page.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("{name} in {page}"))?;
     Ok(line.trim().to_owned())
 }
 
 /// All lines of a metric of the agent of a node: labels and count.
 pub fn metrics(cluster: &Cluster, node: usize, name: &str) -> Result<Vec<(String, u64)>> {
-    let page = page(cluster, node, SocketAddr::from(([127, 0, 0, 1], 9650)), "/metrics")?;
+    let page = page(cluster, node, AGENT, "/metrics")?;
     let lines = page.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
     lines.map(|(labels, count)| Ok((labels.to_owned(), count.parse()?))).collect()
 }
